@@ -1,0 +1,98 @@
+# Everything one can do with a checkout; `make` lists it. Needs Python 3.11-3.14 with venv, and make.
+# Two environments: .venv is what a board runs and nothing else, so that sizes and times measured in it are true (the
+# development tools bring rich, which structlog imports wherever it finds it); .venv-dev has the tools as well.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+# onnxruntime's Linux wheels report sessions and models to their maker unless told not to.
+export ORT_DISABLE_TELEMETRY = 1
+
+# The interpreter behind both environments: the newest supported one that can make them, unless given.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+# Handed on to npumon, pytest or uv by the targets that start them.
+ARGS ?=
+
+RUN := .venv/bin/python
+DEV := .venv-dev/bin/python
+SOURCES := monitor tests tools benchmarks
+
+.PHONY: help
+help: ## list what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS= for npumon demo)
+	.venv/bin/npumon demo $(ARGS)
+
+.PHONY: test
+test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
+	$(DEV) -m pytest -m 'not slow' $(ARGS)
+
+.PHONY: test-slow
+test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)
+	$(DEV) -m pytest -m slow $(ARGS)
+
+.PHONY: lint
+lint: .venv-dev/.done ## style, types and import contracts
+	$(DEV) -m ruff check $(SOURCES)
+	$(DEV) -m ruff format --check $(SOURCES)
+	$(DEV) -m mypy
+	.venv-dev/bin/lint-imports
+
+.PHONY: format
+format: .venv-dev/.done ## rewrite the sources as lint wants them, where a tool can
+	$(DEV) -m ruff check --fix $(SOURCES)
+	$(DEV) -m ruff format $(SOURCES)
+
+.PHONY: bench
+bench: .venv/.done models ## every benchmark, each against its budget
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(RUN) "$$benchmark"; done
+
+.PHONY: models
+models: .venv-dev/.done ## fetch the published models of the tests into the cache outside git
+	@$(DEV) tools/fetch_models.py >/dev/null
+
+.PHONY: wheel
+wheel: .venv-dev/.done ## build dist/npumon-*.whl, for a board
+	rm -rf build
+	$(DEV) -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist .
+
+.PHONY: pins
+pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for newer versions)
+	$(call pin,run,)
+	$(call pin,demo,--extra demo --constraint requirements/run.txt)
+	$(call pin,dev,--extra demo --extra test --group dev --constraint requirements/run.txt)
+
+.PHONY: clean
+clean: ## remove the environments and everything that was built (not the cached models)
+	rm -rf .venv .venv-dev build dist *.egg-info .*_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.done: requirements/demo.txt pyproject.toml
+	$(call environment,.venv,requirements/demo.txt)
+
+.venv-dev/.done: requirements/dev.txt pyproject.toml
+	$(call environment,.venv-dev,requirements/dev.txt)
+
+# environment DIRECTORY REQUIREMENTS: wheels only, because building one would fetch what no hash pins.
+define environment
+	@test -n "$(PYTHON)" || { echo 'npumon needs Python 3.11-3.14 with venv and ensurepip' \
+		'(Debian: apt-get install python3-venv), or make PYTHON=/path/to/python' >&2; exit 1; }
+	@echo 'setting up $(1), once; most of a minute'
+	$(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --require-hashes --only-binary=:all: -r $(2)
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+endef
+
+# pin NAME OPTIONS: one file for every supported Python, on x86-64 and aarch64.
+define pin
+	$(DEV) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--custom-compile-command 'make pins' $(ARGS) --group build $(2) pyproject.toml -o requirements/$(1).txt
+endef

@@ -1,0 +1,94 @@
+"""Why an op did not run on the accelerator, in the provider's own words, and what to do about it.
+
+A reason is passed on verbatim. A remedy is an action an engineer can take; where the reason is of no known kind, it says to
+escalate with this evidence rather than guess.
+"""
+
+from __future__ import annotations
+
+import re
+
+from monitor.analysis.cover import control_of, strip_token
+from monitor.records import Rejection, SessionFacts, Study, Tensor
+
+NO_REASON = "the execution provider gave no reason"
+_WHOLE_SESSION = ("not_on_hardware", "accelerator_unavailable", "context_mismatch")
+ESCALATE = "report op, reason and versions to the accelerator's vendor"
+
+
+class Explainer:
+    """Looks up the reason for a node and derives the remedy, for one session."""
+
+    def __init__(self, facts: SessionFacts, study: Study | None) -> None:
+        self._by_name: dict[str, Rejection] = {}
+        self._nameless: dict[str, Rejection] = {}
+        for rejection in facts.rejections:
+            if rejection.node:
+                self._by_name.setdefault(strip_token(rejection.node), rejection)
+            else:
+                self._nameless.setdefault(rejection.op_type, rejection)
+        self._fault = next((f for f in facts.faults if f.kind in _WHOLE_SESSION), None)
+        self._free = free_dimensions(facts.inputs)
+        self._scopes = {node.name: node.scope for node in study.nodes} if study else {}
+
+    def explain(self, names: tuple[str, ...], op_type: str, scope: str) -> tuple[str, str]:
+        """Reason and remedy for the node known by any of ``names``."""
+        if self._fault is not None:
+            return self._fault.message, self._fault.mend or ESCALATE
+        rejection = next((self._by_name[n] for name in names if (n := strip_token(name)) in self._by_name), None)
+        if rejection is None and "" in names:
+            rejection = self._nameless.get(op_type)
+        if rejection is not None:
+            return rejection.reason, self._remedy(rejection)
+        while scope:
+            control = control_of(scope)
+            outer = self._by_name.get(control)
+            if outer is not None:
+                reason = f"inside {outer.op_type} {control}, which was refused: {outer.reason}"
+                return reason, self._remedy(outer)
+            scope = self._scopes.get(control, "")
+        return NO_REASON, ESCALATE
+
+    def _remedy(self, rejection: Rejection) -> str:
+        if rejection.kind == "dynamic_shape":
+            if self._free:
+                return self._free
+            if rejection.op_type in ("If", "Loop", "Scan"):
+                return (
+                    f"make the {rejection.op_type}'s condition constant: bake the input that decides it "
+                    "into the model as an initializer"
+                )
+            return "its shape depends on data: export the model so that shapes are constant, or split it here"
+        return f"replace or quantize this {rejection.op_type}, or pin an SDK that supports it; if it should run, {ESCALATE}"
+
+
+def free_dimensions(inputs: tuple[Tensor, ...]) -> str | None:
+    """How to fix the dimensions that are still free in the session's signature; ``None`` if none is."""
+    named: dict[str, None] = {}
+    files: list[str] = []
+    for tensor in inputs:
+        names = [d for d in tensor.shape if isinstance(d, str)]
+        unusable = [
+            axis
+            for axis, d in enumerate(tensor.shape)
+            if d is None or (isinstance(d, str) and (not _usable(d) or names.count(d) > 1))
+        ]
+        named.update(dict.fromkeys(d for d in names if _usable(d) and names.count(d) == 1))
+        if unusable:
+            shape = ",".join(str(d) if isinstance(d, int) else f"<size{axis}>" for axis, d in enumerate(tensor.shape))
+            axes = ", ".join(str(axis) for axis in unusable)
+            files.append(
+                f"input {tensor.name} has no usable name for dimension {axes}: fix the file with python -m "
+                f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {tensor.name} --input_shape {shape} IN OUT"
+            )
+    parts = []
+    if named:
+        pairs = ", ".join(f'"{name}" = N' for name in named)
+        flags = " ".join(f"--dim {name}=N" for name in named)
+        parts.append(f"fix the free dimensions to the application's sizes: dims = {{ {pairs} }} (try: {flags})")
+    return "; ".join(parts + files) or None
+
+
+def _usable(name: str) -> bool:
+    """A dimension name that an override can address; exporters also write ``?`` for several unrelated ones."""
+    return bool(re.search(r"\w", name))

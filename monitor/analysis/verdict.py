@@ -1,0 +1,85 @@
+"""From evidence to one word, one cause and one sentence.
+
+A verdict is only as good as what was measured: where the evidence does not decide, it is ``unknown``, never ``healthy``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from monitor.config import Gate
+from monitor.records import Cause, Failure, Latency, Placement, SessionFacts, Verdict
+
+
+class Judgement(NamedTuple):
+    """A verdict, its cause (``None`` if healthy or undecided), the sentence that says why, and the latency gate exceeded."""
+
+    verdict: Verdict
+    cause: Cause | None
+    reason: str
+    breach: Literal["median", "cv"] | None = None
+
+
+def judge(gate: Gate, facts: SessionFacts, placement: Placement, latency: Latency | None) -> Judgement:
+    """Judge one check: placement first, since a fallback explains the latency; then latency against its gates."""
+    placed = _judge_placement(gate, facts, placement)
+    if placed.verdict != "healthy" or latency is None:
+        return placed
+    if gate.median is not None and latency.median_seconds > gate.median:
+        over = f"the median of {_ms(latency.median_seconds)} exceeds its gate of {_ms(gate.median)}"
+        return Judgement("degraded", "slow_accelerator", f"{over}, with the placement intact", "median")
+    if latency.cv_ratio > gate.cv:
+        over = f"the CV of {latency.cv_ratio:.1%} exceeds its gate of {gate.cv:.1%}"
+        return Judgement("degraded", "slow_accelerator", f"{over}, with the placement intact", "cv")
+    return placed
+
+
+def failed(failure: Failure) -> Judgement:
+    """What a check that measured nothing amounts to."""
+    return Judgement("unknown", None, failure.detail)
+
+
+def _judge_placement(gate: Gate, facts: SessionFacts, placement: Placement) -> Judgement:
+    nodes, share = placement.nodes, placement.npu_flops_ratio
+    if nodes.accelerator == 0 and nodes.cpu + nodes.edge == 0:
+        return Judgement("unknown", None, "the runtime recorded no placement")
+    if nodes.accelerator == 0:
+        return Judgement("fallback", cause_of(facts, placement), "nothing runs on the accelerator")
+    if share is None:
+        if nodes.cpu == 0:
+            return Judgement("healthy", None, "every node runs on the accelerator")
+        left = f"{nodes.cpu} nodes run on the CPU"
+        return Judgement("unknown", None, f"{left}, and their share of the FLOPs is not known")
+    low = placement.npu_flops_ratio_range[0] if placement.npu_flops_ratio_range else share
+    if low >= gate.npu_flops:
+        return Judgement("healthy", None, f"{_share(share)} of the FLOPs run on the accelerator")
+    if low + (placement.unattributed_flops_ratio or 0.0) >= gate.npu_flops:
+        lost = _share(placement.unattributed_flops_ratio or 0.0)
+        return Judgement("unknown", None, f"{lost} of the FLOPs cannot be attributed, which decides the gate")
+    at = f"{_share(share)} of the FLOPs run on the accelerator, the gate is {_share(gate.npu_flops)}"
+    if low < share:
+        at = f"as little as {_share(low)} of the FLOPs run on the accelerator, the gate is {_share(gate.npu_flops)}"
+    return Judgement("fallback", cause_of(facts, placement), at)
+
+
+def cause_of(facts: SessionFacts, placement: Placement) -> Cause:
+    """Why work fell back: what stopped the whole session, else what stopped most of the fallen FLOPs."""
+    kinds = {fault.kind for fault in facts.faults}
+    for kind in ("not_on_hardware", "context_mismatch", "accelerator_unavailable"):
+        if kind in kinds:
+            return kind
+    if placement.npu_flops_ratio_range is not None:
+        return "input_dependent"
+    dynamic = {r.reason for r in facts.rejections if r.kind == "dynamic_shape"}
+    fallen = sum(op.flops_ratio for op in placement.ops)
+    weight = sum(op.flops_ratio if fallen else 1 for op in placement.ops if any(d in op.reason for d in dynamic))
+    return "dynamic_shape" if weight * 2 > (fallen or len(placement.ops)) else "op_unsupported"
+
+
+def _share(ratio: float) -> str:
+    """A percentage that never rounds up to a whole it does not reach."""
+    return "100 %" if ratio == 1 else f"{int(ratio * 1000) / 10:g} %"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

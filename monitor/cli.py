@@ -1,0 +1,250 @@
+"""The ``npumon`` command: arguments in, one composed service call, an exit code out. Heavy imports wait for their command."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from monitor import __version__
+from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_USAGE, EXIT_WORSE, NpumonError
+
+if TYPE_CHECKING:
+    from monitor.config import Config, Model
+    from monitor.records import CheckResult
+
+CONFIG_OPTION = click.option(
+    "-c", "--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
+)
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+EXIT_CODES = """
+Exit codes: 0 all healthy, 1 some verdict is worse, 2 bad configuration or arguments, 3 could not measure.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="npumon")
+def npumon() -> None:
+    """Watch ONNX models on an NPU for ops that silently fell back to the CPU.
+
+    \b
+    Try it here, on the simulator:    npumon demo
+    Where do this model's ops run?    npumon audit model.onnx -o soc_model=60
+    Check what a board runs:          npumon check -c /etc/npumon/npumon.toml
+    Watch it for good:                npumon run -c /etc/npumon/npumon.toml
+    """
+
+
+@npumon.command()
+@CONFIG_OPTION
+def run(file: Path) -> None:
+    """Run the daemon: check every model again and again, serve /, /metrics and /healthz, log events.
+
+    Ends with 0 on SIGTERM or SIGINT, with 2 on a bad configuration.
+    """
+    _serve(_load(file))
+
+
+@npumon.command(epilog=EXIT_CODES)
+@CONFIG_OPTION
+@click.option("--model", "only", help="Check only the model of this name.")
+@JSON_OPTION
+def check(file: Path, only: str | None, as_json: bool) -> None:
+    """Check each model of a configuration once, in full: audit, replays, verdict."""
+    from monitor.outputs import text
+
+    config = _load(file)
+    models = [model for model in config.models if only in (None, model.name)]
+    if not models:
+        names = ", ".join(model.name for model in config.models)
+        _fail(f"{file}: --model {only}: no model has this name; there are {names}")
+    results = _check(config.provider, models, replays=True)
+    if as_json:
+        _print_json([text.check_document(result) for result in results])
+    else:
+        click.echo(text.check_table(results, _colour()))
+    sys.exit(_exit_code(results))
+
+
+@npumon.command(epilog=EXIT_CODES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--option", "options", multiple=True, metavar="K=V", help="An option of the execution provider.")
+@click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Fix a free dimension, as the application does.")
+@click.option("-s", "--session", "settings", multiple=True, metavar="K=V", help="A session option or config entry.")
+@click.option("--samples", type=click.Path(path_type=Path), help="A folder of .npz inputs; without, they are made up.")
+@click.option("--provider", default="qnn", show_default=True, help="The execution provider's package, without prefix.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds the model may take for a step.")
+@JSON_OPTION
+def audit(
+    model: Path,
+    options: tuple[str, ...],
+    dims: tuple[str, ...],
+    settings: tuple[str, ...],
+    samples: Path | None,
+    provider: str,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Show where each op of MODEL ran and why: NPU share by FLOPs, time and nodes, the worst ops, what to do."""
+    from monitor.config import Model
+    from monitor.outputs import text
+
+    subject = Model(
+        name=model.stem,
+        path=model,
+        samples=samples,
+        dims=_dims(dims),
+        options=_pairs("-o", options),
+        session=dict(_pairs("-s", settings)),
+        timeout=timeout,
+    )
+    (result,) = _check(provider, [subject], replays=False)
+    if as_json:
+        _print_json(text.audit_document(result))
+    else:
+        click.echo(text.audit_table(result, _colour()))
+    sys.exit(_exit_code([result]))
+
+
+@npumon.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(file: Path) -> None:
+    """Validate a configuration FILE; a mistake is named by line and key. Exit codes: 0 valid, 2 not."""
+    config = _load(file)
+    click.echo(f"{file}: valid, {len(config.models)} model{'s' * (len(config.models) != 1)}")
+
+
+@npumon.command()
+@click.option("--listen", default="127.0.0.1:10877", show_default=True, help="Where to serve.")
+@click.option("--interval", default="30s", show_default=True, help="Between two checks of a model.")
+def demo(listen: str, interval: str) -> None:
+    """Run the daemon on the simulator with two models: one falls back silently, one stays on the NPU."""
+    from monitor.service.demo import prepare
+
+    with tempfile.TemporaryDirectory(prefix="npumon-demo-") as folder:
+        config = _guard(lambda: prepare(Path(folder), listen, interval))
+        click.echo(
+            "npumon demo: this is a SIMULATOR of the Hexagon NPU. Where ops are placed is real and predicts a board;\n"
+            "latencies mean nothing.\n"
+            "  swift_f0  a published pitch detector: its session lists the NPU, its FLOPs run on the CPU\n"
+            "  qdq_cnn   a small quantized network: stays on the NPU\n",
+            err=True,
+        )
+
+        def announce(address: str) -> None:
+            click.echo(
+                f"  status page  {address}/\n  metrics      {address}/metrics\n"
+                "  events       below, one a line, as soon as the first checks are done\n"
+                "Ctrl-C ends it.\n",
+                err=True,
+            )
+
+        _serve(config, announce)
+
+
+def main() -> None:
+    """Entry point."""
+    npumon(prog_name="npumon")
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def _serve(config: Config, announce: Callable[[str], None] = lambda address: None) -> None:
+    from monitor.outputs import log
+    from monitor.service.daemon import Daemon
+
+    log.configure(sys.stdout)
+    _guard(lambda: Daemon(config, announce).run())
+
+
+def _load(file: Path) -> Config:
+    from monitor.config import load
+
+    return _guard(lambda: load(file))
+
+
+def _guard(call: Callable[[], Any]) -> Any:
+    """``call()``, with npumon's errors as one line on stderr and their exit code."""
+    try:
+        return call()
+    except NpumonError as error:
+        _fail(str(error), error.exit_code)
+
+
+def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def _check(provider: str, models: list[Model], replays: bool) -> list[CheckResult]:
+    from monitor.service.check import Checker, Memory
+
+    studies, results = Memory(), []
+    with _progress(models) as step:
+        for model in models:
+            checker = Checker(model, provider, float("inf"), studies, lambda text, name=model.name: step(name, text))
+            try:
+                results.append(checker.check(replays))
+            finally:
+                checker.close()
+    for result in results:
+        if result.error:
+            mend = f"; {result.error.mend}" if result.error.mend else ""
+            click.echo(f"{result.model}: {result.error.detail}{mend}", err=True)
+    return results
+
+
+@contextmanager
+def _progress(models: list[Model]) -> Iterator[Callable[[str, str], None]]:
+    """A bar on stderr for people at a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda name, text: None
+        return
+    steps = 4 * len(models)
+    with click.progressbar(length=steps, file=sys.stderr, item_show_func=lambda text: text or "", width=24) as bar:
+        yield lambda name, text: bar.update(1, f"{name}: {text}")
+
+
+def _exit_code(results: list[CheckResult]) -> int:
+    verdicts = {result.verdict for result in results}
+    if verdicts & {"fallback", "degraded"}:
+        return EXIT_WORSE
+    return EXIT_UNMEASURED if "unknown" in verdicts else EXIT_HEALTHY
+
+
+def _pairs(flag: str, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in values:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            _fail(f"{flag} {text}: expected KEY=VALUE; write {flag} {key or 'KEY'}=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def _dims(values: tuple[str, ...]) -> dict[str, int]:
+    dims = {}
+    for name, size in _pairs("--dim", values).items():
+        if not size.isdecimal() or int(size) < 1:
+            _fail(f"--dim {name}={size}: expected a whole number of at least 1; write --dim {name}=1")
+        dims[name] = int(size)
+    return dims
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    click.echo(json.dumps(document, indent=2))
+
+
+def _colour() -> bool:
+    import os
+
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

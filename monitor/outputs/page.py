@@ -1,0 +1,131 @@
+"""The status page: what a board engineer sees on a phone, rendered on the server, without a script.
+
+It answers within a minute: which model, which op, since when, why, what to do. A verdict is told by its word and its
+colour, never by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from monitor.outputs import wording
+from monitor.records import Board, CheckResult, Incident, ModelState, Placement, Runtime, Verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+GROUPS: Final = 5
+"""Most op groups shown of one model; the others are counted."""
+
+TEXT_LIMIT: Final = 600
+"""Longest reason or remedy in characters."""
+
+
+class _Card(Struct, frozen=True):
+    """One model as the template shows it."""
+
+    name: str
+    verdict: Verdict
+    result: CheckResult | None
+    since: float | None
+    groups: tuple[wording.OpGroup, ...] = ()
+    groups_omitted: int = 0
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the work ran, unless the last check failed."""
+        return self.result.placement if self.result and not self.result.error else None
+
+
+def render(
+    results: Mapping[str, CheckResult],
+    board: Board,
+    now: float,
+    models: Sequence[str],
+    states: Mapping[str, ModelState] | None = None,
+) -> str:
+    """The page as one HTML document.
+
+    ``models`` are the watched ones in the order to show them, ``results`` the last check of those that had one,
+    ``states`` their open incidents (for "since when"), ``now`` UTC seconds since the epoch.
+    """
+    cards = [_card(model, results.get(model), (states or {}).get(model)) for model in models]
+    shown = [card.result for card in cards if card.result]
+    return _template().render(
+        board=board,
+        cards=cards,
+        now=now,
+        summary=_summary(cards),
+        runtimes=_distinct(result.runtime for result in shown),
+        simulated=any(result.runtime and result.runtime.target == "simulator" for result in shown),
+    )
+
+
+def _card(model: str, result: CheckResult | None, state: ModelState | None) -> _Card:
+    if result is None:
+        return _Card(model, "unknown", None, None)
+    verdict: Verdict = "unknown" if result.error else result.verdict
+    ops = result.placement.ops if result.placement and not result.error else ()
+    groups = wording.group_ops(ops)
+    return _Card(model, verdict, result, _since(verdict, state), groups[:GROUPS], len(groups[GROUPS:]))
+
+
+def _since(verdict: Verdict, state: ModelState | None) -> float | None:
+    """When the oldest incident that is still open began; a healthy model has none to tell of."""
+    if state is None or verdict == "healthy":
+        return None
+    open_incidents: Iterable[Incident | None] = (state.fallback, state.latency, state.failure)
+    return min((incident.since for incident in open_incidents if incident), default=None)
+
+
+def _summary(cards: Sequence[_Card]) -> tuple[Verdict | None, str]:
+    """The worst verdict, and how many models have each, worst first."""
+    counts = {verdict: sum(card.verdict == verdict for card in cards) for verdict in wording.VERDICT_ORDER}
+    present = [verdict for verdict, count in counts.items() if count]
+    worst: Verdict | None = present[0] if present else None
+    return worst, ", ".join(f"{counts[verdict]} {verdict}" for verdict in present) or "no model is configured"
+
+
+def _distinct(runtimes: Iterable[Runtime | None]) -> tuple[str, ...]:
+    """Versions that the board runs; usually one line for all models."""
+    return tuple(dict.fromkeys(wording.versions(runtime) for runtime in runtimes if runtime))
+
+
+def _nodes(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(wording.clip(name, 80) or "(unnamed)" for name in names[:6]) + more
+
+
+@cache
+def _template() -> Template:
+    # Imported and compiled at the first look: a board that nobody looks at does not pay for it.
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    filters: dict[str, Any] = {
+        "percent": wording.percent,
+        "seconds": wording.seconds,
+        "flops": wording.flops,
+        "rfc3339": wording.rfc3339,
+        "ago": wording.ago,
+        "target": wording.target,
+        "inputs": wording.samples,
+        "nodes": _nodes,
+        "plural": wording.plural,
+        "clip": lambda text: wording.clip(text, TEXT_LIMIT),
+        "measured": wording.measured,
+    }
+    environment.filters.update(filters)
+    return environment.get_template("page.html.j2")

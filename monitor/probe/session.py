@@ -1,0 +1,199 @@
+"""Makes the onnxruntime session as the application makes it, and records where its nodes were placed.
+
+Everything the application could set goes through verbatim: EP options, SessionOptions attributes, session config
+entries, free dimension overrides. What npumon adds: recording of placement, a verbose log while the session is
+created (a verbose session whose runs are quiet is within 1 % of a quiet one, measured), and no silent fallback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import onnxruntime as ort
+
+from monitor.errors import MeasureError
+from monitor.probe.model import Model
+from monitor.probe.provider import LogLine, Provider, one_line
+from monitor.records import Failure, Fault, Placed, Rejection, Runtime, Tensor
+from monitor.wire import Spec
+
+_ENUMS: dict[str, Any] = {
+    "graph_optimization_level": ort.GraphOptimizationLevel,
+    "execution_mode": ort.ExecutionMode,
+    "execution_order": ort.ExecutionOrder,
+}
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+CPU = ["CPUExecutionProvider"]
+
+
+class Created:
+    """A live session with what was learned while it was created."""
+
+    def __init__(self, session: Any, log: Log, runtime: Runtime, faults: tuple[Fault, ...], seconds: float) -> None:
+        self.session = session
+        self.runtime = runtime
+        self.faults = faults
+        self.rejections: tuple[Rejection, ...] = log.rejections
+        self.create_seconds = seconds
+
+
+class Log:
+    """Collects the runtime's log lines that matter while a session is created."""
+
+    rejections: tuple[Rejection, ...] = ()
+
+    def __init__(self, wants: Callable[[LogLine], bool]) -> None:
+        self._wants = wants
+        self._lines: list[LogLine] = []
+
+    def __enter__(self) -> Log:
+        ort.set_default_logger_callback(self._receive, 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ort.set_default_logger_callback(self._discard, 3)
+
+    def _receive(self, severity: int, _category: str, _logid: str, location: str, message: str) -> None:
+        line = LogLine(severity, location, message)
+        if self._wants(line):
+            self._lines.append(line)
+
+    @staticmethod
+    def _discard(*_: object) -> None:
+        """Later lines would only repeat what exceptions say."""
+
+    @property
+    def lines(self) -> list[LogLine]:
+        return self._lines
+
+
+def create(spec: Spec, model: Model, provider: Provider, profile_prefix: str) -> Created:
+    """The EP's session for ``model``; profiled from birth, to be ended by the audit.
+
+    Raises :class:`MeasureError` with ``provider_missing``, ``dims_unknown`` or ``session_failed``.
+    """
+    devices = provider.devices()
+    options = provider.options(spec.options)
+    faults = list(provider.ignored_options(spec.options))
+    so = session_options(spec, model)
+    so.log_severity_level = 0
+    so.enable_profiling = True
+    so.profile_file_prefix = profile_prefix
+    so.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if devices:
+        so.add_provider_for_devices(devices[:1], options)
+    else:
+        faults.append(
+            Fault(
+                "not_on_hardware",
+                f"the execution provider {provider.name} finds no device on this machine",
+                "run on a board with the accelerator, and check its device nodes and their permissions",
+            )
+        )
+    log = Log(provider.wants)
+    start = time.perf_counter()
+    try:
+        with log:
+            session = ort.InferenceSession(model.source(), so)
+    except Exception as error:
+        raise MeasureError(_not_created(spec, provider, log, error)) from error
+    seconds = time.perf_counter() - start
+    session.disable_fallback()
+    reading = provider.read_log(log.lines)
+    log.rejections = reading.rejections
+    faults += reading.faults
+    came_up = bool(devices) and not any(f.kind == "accelerator_unavailable" for f in faults)
+    runtime = Runtime(
+        provider=provider.name,
+        target=provider.target(devices) if came_up else "cpu",
+        onnxruntime=ort.__version__,
+        provider_version=provider.version(),
+        backend_version=reading.backend_version,
+        machine=platform.machine(),
+        options=dict(spec.options),
+    )
+    return Created(session, log, runtime, tuple(faults), seconds)
+
+
+def session_options(spec: Spec, model: Model) -> Any:
+    """SessionOptions as the application sets them, over the named copy.
+
+    Raises :class:`MeasureError`: ``dims_unknown`` for an override that the model does not have (the runtime would ignore
+    it silently), ``session_failed`` for a setting that does not exist.
+    """
+    so = ort.SessionOptions()
+    for key, value in spec.session.items():
+        if "." in key:
+            so.add_session_config_entry(key, _text(value))
+        else:
+            _set_attribute(so, key, value)
+    known = {d for shape in model.free_dimensions().values() for d in shape if isinstance(d, str)}
+    for name, size in spec.dims.items():
+        if name not in known:
+            has = ", ".join(sorted(known)) or "none with a name"
+            raise MeasureError(
+                Failure("dims_unknown", f"{spec.path}: dims.{name}: no such free dimension", f"the model has: {has}")
+            )
+        so.add_free_dimension_override_by_name(name, size)
+    if model.renamed and EXTERNAL_FOLDER not in spec.session:
+        so.add_session_config_entry(EXTERNAL_FOLDER, str(model.path.parent))
+    return so
+
+
+def placement(session: Any, ep_name: str) -> tuple[Placed, ...]:
+    """Where the runtime placed every node; each accelerator unit is one partition."""
+    return tuple(
+        Placed(node.name, node.op_type, node.domain, "accelerator" if unit.ep_name == ep_name else "cpu", number)
+        for number, unit in enumerate(session.get_provider_graph_assignment_info())
+        for node in unit.get_nodes()
+    )
+
+
+def signature(session: Any) -> tuple[Tensor, ...]:
+    """Inputs as the session wants them; free dimensions by name, or ``None``."""
+    return tuple(
+        Tensor(
+            value.name,
+            value.type,
+            tuple(d if isinstance(d, int) and d >= 0 else (d if isinstance(d, str) and d else None) for d in value.shape),
+        )
+        for value in session.get_inputs()
+    )
+
+
+def _set_attribute(so: Any, key: str, value: Any) -> None:
+    if not hasattr(so, key):
+        raise MeasureError(
+            Failure(
+                "session_failed",
+                f"session.{key}: SessionOptions has no such attribute",
+                "correct the name; a session config entry has a dot in its name",
+            )
+        )
+    if key in _ENUMS:
+        value = getattr(_ENUMS[key], str(value), value)
+    try:
+        setattr(so, key, value)
+    except TypeError as error:
+        allowed = f"one of {', '.join(_ENUMS[key].__members__)}" if key in _ENUMS else "another type of value"
+        raise MeasureError(Failure("session_failed", f"session.{key}: {value!r} is refused", f"write {allowed}")) from error
+
+
+def _text(value: str | float | bool) -> str:
+    return ("1" if value else "0") if isinstance(value, bool) else str(value)
+
+
+def _not_created(spec: Spec, provider: Provider, log: Log, error: Exception) -> Failure:
+    reason = one_line(error)
+    with contextlib.suppress(StopIteration):
+        fault = next(f for f in provider.read_log(log.lines).faults if f.kind == "context_mismatch")
+        return Failure("session_failed", f"{spec.path}: {reason}", fault.mend)
+    if type(error).__name__ in ("InvalidProtobuf", "NoModel", "InvalidGraph"):
+        mend = "copy the model to the board again and compare its checksum"
+        return Failure("model_invalid", f"{spec.path}: {reason}", mend)
+    mend = "try another soc_model or fix the model; the message is the runtime's own"
+    return Failure("session_failed", f"{spec.path}: {reason}", mend)

@@ -1,0 +1,358 @@
+"""The plain records that cross npumon's boundaries, and nothing else.
+
+Everything the probe measures, the analysis concludes and the outputs show is one of these. They carry no
+behaviour beyond trivial derived values, import nothing of npumon, and survive msgpack (the pipe, the state) and
+JSON unchanged, so that a recorded run can be replayed through the analysis in a test, and metrics, events and
+reports cannot disagree: all three read the same :class:`CheckResult`.
+
+Units: seconds, FLOPs (1 MAC = 2 FLOPs), ratios 0-1. ``None`` means "not measured", never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Shape = tuple[int, ...]
+Processor = Literal["accelerator", "cpu"]
+Verdict = Literal["healthy", "degraded", "fallback", "unknown"]
+VERDICTS: tuple[Verdict, ...] = ("healthy", "degraded", "fallback", "unknown")
+Cause = Literal[
+    "op_unsupported",
+    "dynamic_shape",
+    "accelerator_unavailable",
+    "context_mismatch",
+    "input_dependent",
+    "runtime_error",
+    "slow_accelerator",
+    "not_on_hardware",
+]
+Target = Literal["hexagon", "simulator", "cpu"]
+FailureReason = Literal[
+    "model_missing",  # no file, or not readable
+    "model_invalid",  # truncated, not ONNX, refused by the runtime
+    "dims_unknown",  # a free dimension override that the model does not have
+    "input_unusable",  # no sample fits, or an input that cannot be synthesized
+    "provider_missing",  # the execution provider's package or library is not there
+    "session_failed",  # the runtime refused to create the session
+    "run_failed",  # an inference raised
+    "study_failed",  # the FLOPs of the model could not be established
+    "probe_crashed",  # the child died
+    "probe_timeout",  # the child did not answer in time and was killed
+    "probe_protocol",  # the child answered with nonsense
+    "internal",  # a defect of npumon itself
+]
+
+# ------------------------------------------------------------------------------------------------ graphs
+
+
+class Node(Struct, frozen=True, omit_defaults=True):
+    """One ONNX node, reduced to what FLOP counting and joining need.
+
+    ``scope`` names the graph that holds it: ``""`` for the main graph, else ``"<control node>/<attribute>"`` of the
+    innermost body (node names are unique over all scopes). ``attributes`` keeps numbers, strings and short lists; a body
+    is kept as the list of its outputs, tensors are dropped. A missing optional input is ``""`` in ``inputs``.
+    """
+
+    name: str
+    op_type: str
+    domain: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    scope: str = ""
+    attributes: dict[str, Any] = {}
+
+
+class Execution(Struct, frozen=True):
+    """How often ``nodes[node]`` of a study ran in one inference with these actual shapes.
+
+    ``inputs`` lists the shapes of the inputs that are present, in order (missing optional ones are skipped, as in the
+    runtime's profile); ``None`` stands for a value without a shape (sequence, optional).
+    """
+
+    node: int
+    inputs: tuple[Shape | None, ...]
+    outputs: tuple[Shape | None, ...]
+    count: int = 1
+
+
+class Study(Struct, frozen=True):
+    """What one model computes, established once on the CPU: the ground for every FLOP figure.
+
+    ``nodes`` is the model as shipped (functions inlined, names unique), ``runs`` the executions of one inference per
+    sample, ``partitioned`` the graph that the runtime hands to the execution providers (saved at the basic
+    optimization level), ``constants`` the values that became initializers in it, ``inputs`` and ``outputs`` the main
+    graph's. ``assumed`` are the sizes chosen for free dimensions of synthesized inputs.
+    """
+
+    model_sha256: str
+    dims: dict[str, int]
+    samples: Literal["files", "synthetic"]
+    assumed: dict[str, int]
+    nodes: tuple[Node, ...]
+    runs: tuple[tuple[Execution, ...], ...]
+    partitioned: tuple[Node, ...]
+    constants: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    onnxruntime: str
+    notes: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------- what the probe saw
+
+
+class Tensor(Struct, frozen=True):
+    """One input of a model's signature. A free dimension is its name, or ``None`` where it has none."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+class Placed(Struct, frozen=True):
+    """One node as the runtime placed it when the session was created. ``unit`` numbers the partitions."""
+
+    name: str
+    op_type: str
+    domain: str
+    processor: Processor
+    unit: int
+
+
+RejectionKind = Literal["dynamic_shape", "unsupported"]
+
+
+class Rejection(Struct, frozen=True):
+    """Why the execution provider refused a node: its own words, and their kind as its module understands them."""
+
+    node: str
+    op_type: str
+    reason: str
+    kind: RejectionKind = "unsupported"
+
+
+class Fault(Struct, frozen=True):
+    """Something the execution provider said about the whole session, classified by its own module."""
+
+    kind: Literal["not_on_hardware", "accelerator_unavailable", "context_mismatch", "option_ignored", "other"]
+    message: str
+    mend: str = ""
+
+
+class Runtime(Struct, frozen=True):
+    """What really runs, as observed in the session; never what was asked for.
+
+    ``target`` is ``hexagon`` or ``simulator`` only if the accelerator's backend came up in this very session.
+    """
+
+    provider: str
+    target: Target
+    onnxruntime: str
+    provider_version: str
+    backend_version: str | None = None
+    machine: str = ""
+    options: dict[str, str] = {}
+
+
+class RejectedSample(Struct, frozen=True):
+    """A sample file that does not fit the model. ``reason`` is a bounded label, ``detail`` the sentence."""
+
+    file: str
+    reason: Literal["unreadable", "name", "dtype", "shape", "too_large"]
+    detail: str
+
+
+class Samples(Struct, frozen=True):
+    """Where the replayed inputs come from. ``accepted`` counts usable files; 0 when synthetic."""
+
+    source: Literal["files", "synthetic"]
+    accepted: int
+    rejected: tuple[RejectedSample, ...] = ()
+
+
+class SessionFacts(Struct, frozen=True):
+    """Everything that is fixed once a session exists. ``placement`` is empty if the runtime recorded none."""
+
+    model_sha256: str
+    inputs: tuple[Tensor, ...]
+    runtime: Runtime
+    placement: tuple[Placed, ...]
+    rejections: tuple[Rejection, ...]
+    faults: tuple[Fault, ...]
+    samples: Samples
+    create_seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class Span(Struct, frozen=True):
+    """One node's execution in a profiled run. Spans inside a control-flow node's span are marked ``nested``."""
+
+    name: str
+    op_type: str
+    processor: Processor
+    seconds: float
+    nested: bool = False
+
+
+class Profile(Struct, frozen=True):
+    """A few profiled inferences. ``partial`` says why events are missing; then nothing is derived by subtraction."""
+
+    runs: tuple[tuple[Span, ...], ...]
+    partial: str | None = None
+
+
+class Replays(Struct, frozen=True):
+    """Raw latencies of one check, in seconds, in the order they ran. ``drawn`` names the sample of each replay."""
+
+    seconds: tuple[float, ...]
+    warmups: tuple[float, ...]
+    drawn: tuple[int, ...] = ()
+
+
+# -------------------------------------------------------------------------------------- what was concluded
+
+
+class OpShare(Struct, frozen=True):
+    """One op that did not run on the accelerator, as events and reports show it."""
+
+    node: str
+    op_type: str
+    flops_ratio: float
+    time_ratio: float | None
+    reason: str
+    remedy: str
+
+
+class NodeCounts(Struct, frozen=True):
+    """Placed nodes. ``edge`` are the graph-edge Q/DQ that stay on the CPU by design and raise nothing."""
+
+    accelerator: int
+    cpu: int
+    edge: int
+
+
+class Placement(Struct, frozen=True):
+    """Where the model's work ran, over the profiled samples. Ratios are ``None`` where FLOPs are not known."""
+
+    npu_flops_ratio: float | None
+    npu_flops_ratio_range: tuple[float, float] | None
+    npu_time_ratio: float | None
+    unattributed_flops_ratio: float | None
+    total_flops: int | None
+    nodes: NodeCounts
+    partitions: int
+    ops: tuple[OpShare, ...]
+    fallback_flops: dict[str, float]
+    unattributed: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Latency(Struct, frozen=True):
+    """The latency signals of one check, and the raw replays behind them."""
+
+    median_seconds: float
+    cv_ratio: float
+    replays_seconds: tuple[float, ...]
+    warmups_seconds: tuple[float, ...]
+
+
+class Failure(Struct, frozen=True):
+    """Why a check measured nothing: a bounded reason, one sentence, and what mends it."""
+
+    reason: FailureReason
+    detail: str
+    mend: str = ""
+
+
+class Board(Struct, frozen=True):
+    """The machine, as far as it tells. Absent facts stay ``None``."""
+
+    hostname: str
+    machine: str
+    kernel: str
+    soc: str | None = None
+
+
+class CheckResult(Struct, frozen=True):
+    """One check of one model: the single record that metrics, events, state, page and reports derive from.
+
+    ``timestamp`` is UTC seconds since the epoch, ``duration_seconds`` the wall time of the whole check. ``error`` is
+    set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is exceeded.
+    """
+
+    model: str
+    timestamp: float
+    duration_seconds: float
+    verdict: Verdict
+    reason: str
+    cause: Cause | None = None
+    model_sha256: str | None = None
+    placement: Placement | None = None
+    latency: Latency | None = None
+    samples: Samples | None = None
+    runtime: Runtime | None = None
+    error: Failure | None = None
+    breach: Literal["median", "cv"] | None = None
+    notes: tuple[str, ...] = ()
+
+
+EventName = Literal[
+    "fallback_detected",
+    "fallback_changed",
+    "fallback_cleared",
+    "latency_unstable",
+    "latency_shifted",
+    "latency_recovered",
+    "check_failed",
+    "check_recovered",
+    "model_changed",
+    "runtime_changed",
+]
+Level = Literal["info", "warning", "error"]
+
+
+class Event(Struct, frozen=True):
+    """One line of the event log, exactly as the contract lists its keys.
+
+    ``id`` names the incident: the events that raise, change and clear it carry the same one, also over restarts.
+    ``timestamp`` is UTC seconds since the epoch here and RFC 3339 in the log.
+    """
+
+    timestamp: float
+    level: Level
+    event: EventName
+    id: str
+    model: str
+    reason: str
+    model_sha256: str | None = None
+    cause: Cause | None = None
+    npu_flops_ratio: float | None = None
+    median_seconds: float | None = None
+    cv_ratio: float | None = None
+    ops: tuple[OpShare, ...] = ()
+    samples: Literal["files", "synthetic"] | None = None
+    runtime: Runtime | None = None
+    board: Board | None = None
+    error: Failure | None = None
+
+
+class Incident(Struct, frozen=True):
+    """Something wrong that has been raised and not yet cleared. ``ops`` are the culprits it was last told with."""
+
+    id: str
+    since: float
+    ops: tuple[str, ...] = ()
+    cause: Cause | None = None
+
+
+class ModelState(Struct, frozen=True):
+    """What is remembered of one model between checks and over restarts: its open incidents and its identity."""
+
+    model: str
+    fallback: Incident | None = None
+    latency: Incident | None = None
+    failure: Incident | None = None
+    model_sha256: str | None = None
+    runtime: str | None = None

@@ -1,0 +1,265 @@
+"""One check of one model: study, session, audit, replays, verdict. The only place that puts the pieces together.
+
+A :class:`Checker` keeps one model's probe between checks and renews it when it has died, when the model's file or the
+runtime's packages changed, and when the audit is due. Whatever goes wrong becomes a :class:`CheckResult` that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from monitor.analysis import latency as latencies
+from monitor.analysis import verdict as verdicts
+from monitor.analysis.placement import placement as conclude
+from monitor.config import Model
+from monitor.errors import MeasureError
+from monitor.records import CheckResult, Failure, Latency, Placement, SessionFacts, Study
+from monitor.service.handle import ProbeHandle
+from monitor.service.schedule import Backoff
+from monitor.wire import Audit, MakeStudy, Open, Replay, Spec
+
+AUDIT_RUNS: Final = 3
+AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
+WARMUPS: Final = 3
+CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
+# A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
+_STUDY_ONLY: Final = frozenset({"study_failed", "run_failed", "probe_crashed", "probe_timeout", "probe_protocol"})
+
+
+class Studies(Protocol):
+    """Where studies are kept between probe lives."""
+
+    def study(self, key: str) -> Study | None: ...
+    def put_study(self, key: str, study: Study) -> None: ...
+
+
+class Memory:
+    """Studies for the length of one command."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, Study] = {}
+
+    def study(self, key: str) -> Study | None:
+        return self._studies.get(key)
+
+    def put_study(self, key: str, study: Study) -> None:
+        self._studies[key] = study
+
+
+class _Life(NamedTuple):
+    """One probe with what was learned when it was made, until it is renewed."""
+
+    handle: ProbeHandle
+    facts: SessionFacts
+    placement: Placement
+    made: float
+    identity: tuple[object, ...]
+
+
+class Checker:
+    """Checks one model, again and again. Not thread-safe but for :meth:`close`.
+
+    ``audit_interval`` is in seconds; ``progress`` is told what is being done, for people who wait.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        provider: str,
+        audit_interval: float,
+        studies: Studies,
+        progress: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self.model = model
+        self.backoff = Backoff()
+        self._provider = provider
+        self._audit_interval = audit_interval
+        self._studies = studies
+        self._progress = progress
+        self._life: _Life | None = None
+        self._handles: list[ProbeHandle] = []
+
+    @property
+    def longest(self) -> float:
+        """The longest that a check may take, in seconds: study, session, audit, replays, each with its own timeout."""
+        timeout = self.model.timeout
+        return 2 * CREATION_FACTOR * timeout + AUDIT_BUDGET + 2 * timeout + 10
+
+    def check(self, replays: bool = True) -> CheckResult:
+        """Check now. Without ``replays`` it is an audit only. Raises only ``ProbeClosed``, if closed meanwhile."""
+        timestamp, start = time.time(), time.monotonic()
+        life: _Life | None = None
+        latency: Latency | None = None
+        failure: Failure | None = None
+        try:
+            life = self._alive()
+            if replays:
+                latency = self._replay(life)
+        except MeasureError as error:
+            failure = error.failure
+            self._end()
+        if not self.model.resident:
+            self._end()
+        if failure is not None:
+            self.backoff.failed()
+            judged = verdicts.failed(failure)
+        else:
+            assert life is not None
+            self.backoff.succeeded()
+            judged = verdicts.judge(self.model.gate, life.facts, life.placement, latency)
+        facts = life.facts if life else None
+        return CheckResult(
+            model=self.model.name,
+            timestamp=timestamp,
+            duration_seconds=time.monotonic() - start,
+            verdict=judged.verdict,
+            reason=judged.reason,
+            cause=judged.cause,
+            model_sha256=facts.model_sha256 if facts else None,
+            placement=life.placement if life and failure is None else None,
+            latency=latency,
+            samples=facts.samples if facts else None,
+            runtime=facts.runtime if facts else None,
+            error=failure,
+            breach=judged.breach,
+            notes=tuple(f"{f.message}; {f.mend}" for f in facts.faults if f.kind == "option_ignored") if facts else (),
+        )
+
+    def died(self) -> bool:
+        """Whether the resident probe is gone although nobody ended it. From any thread."""
+        life = self._life
+        return life is not None and not life.handle.alive
+
+    def close(self, grace: float = 5.0) -> None:
+        """End the probes; a running inference may finish within ``grace`` seconds. From any thread."""
+        for handle in list(self._handles):
+            handle.close(grace)
+
+    # ------------------------------------------------------------------------------------------ the probe's life
+
+    def _alive(self) -> _Life:
+        """The current probe, or a new one where that is due."""
+        life, identity = self._life, self._identity()
+        if life is not None:
+            due = time.monotonic() - life.made >= self._audit_interval
+            if life.handle.alive and not due and life.identity == identity:
+                return life
+            crashed = not life.handle.alive
+            self._end()
+            if crashed:  # between checks: nobody asked it anything, so nobody has said so yet
+                raise MeasureError(Failure("probe_crashed", "the probe died between two checks"))
+        self._life = self._make(identity)
+        return self._life
+
+    def _make(self, identity: tuple[object, ...]) -> _Life:
+        model = self.model
+        spec = Spec(
+            name=model.name,
+            path=str(model.path),
+            provider=self._provider,
+            samples=str(model.samples) if model.samples else None,
+            dims=model.dims,
+            options=model.options,
+            session=model.session,
+        )
+        study, notes = self._study(spec)
+        if study is not None:
+            spec = Spec(**{**{f: getattr(spec, f) for f in spec.__struct_fields__}, "assumed": study.assumed})
+        handle = self._start()
+        self._progress("creating the session")
+        facts = handle.request(Open(spec, random.getrandbits(32)), CREATION_FACTOR * model.timeout)
+        self._progress("profiling")
+        profile = handle.request(Audit(AUDIT_RUNS, AUDIT_BUDGET), AUDIT_BUDGET + CREATION_FACTOR * model.timeout)
+        concluded = conclude(facts, study, profile, notes)
+        return _Life(handle, facts, concluded, time.monotonic(), identity)
+
+    def _study(self, spec: Spec) -> tuple[Study | None, tuple[str, ...]]:
+        """The model's study, from the cache or from a process of its own."""
+        key = study_key(spec)
+        study = self._studies.study(key)
+        if study is not None:
+            return study, ()
+        self._progress("studying the model on the CPU")
+        handle = self._start()
+        try:
+            study = handle.request(MakeStudy(spec, AUDIT_RUNS), CREATION_FACTOR * self.model.timeout)
+        except MeasureError as error:
+            if error.failure.reason not in _STUDY_ONLY:
+                raise
+            return None, (f"FLOPs are not known: {error.failure.detail}",)
+        finally:
+            self._close(handle)
+        self._studies.put_study(key, study)
+        return study, ()
+
+    def _replay(self, life: _Life) -> Latency:
+        self._progress("replaying")
+        model = self.model
+        request = Replay(model.replays, WARMUPS, model.timeout / 2)
+        try:
+            return latencies.summarize(life.handle.request(request, model.timeout))
+        except ValueError as error:
+            raise MeasureError(Failure("probe_protocol", f"the probe's latencies are unusable: {error}")) from error
+
+    def _identity(self) -> tuple[object, ...]:
+        """Changes when the model's file or the runtime's packages do."""
+        try:
+            stat = self.model.path.stat()
+        except OSError as error:
+            detail, mend = f"{self.model.path}: {error.strerror}", "deploy the model or correct models.path"
+            raise MeasureError(Failure("model_missing", detail, mend)) from error
+        return (stat.st_mtime_ns, stat.st_size, stat.st_ino, _version("onnxruntime"), _version(_package(self._provider)))
+
+    def _start(self) -> ProbeHandle:
+        handle = ProbeHandle()
+        self._handles.append(handle)
+        return handle
+
+    def _close(self, handle: ProbeHandle) -> None:
+        handle.close()
+        with contextlib.suppress(ValueError):
+            self._handles.remove(handle)
+
+    def _end(self) -> None:
+        self._life = None
+        for handle in list(self._handles):
+            self._close(handle)
+
+
+def study_key(spec: Spec) -> str:
+    """The key of a study: model bytes, dims, samples, optimization level and runtime version.
+
+    Raises :class:`MeasureError` (``model_missing``) if the model cannot be read.
+    """
+    path = Path(spec.path)
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        samples = ["synthetic"]
+        if spec.samples is not None:
+            folder = Path(spec.samples)
+            samples = [f"{p.name} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p in sorted(folder.glob("*.npz"))]
+    except OSError as error:
+        mend = "deploy the model or correct models.path"
+        raise MeasureError(Failure("model_missing", f"{error.filename}: {error.strerror}", mend)) from error
+    level = spec.session.get("graph_optimization_level", "")
+    parts = [sha256, str(sorted(spec.dims.items())), *samples, str(level), _version("onnxruntime")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _package(provider: str) -> str:
+    return f"onnxruntime-{provider}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,139 @@
+"""The pipe between parent and probe: one msgpack record per frame, each behind its length.
+
+The parent sends one request and waits for one reply; there is never more than one in flight. A frame is a 4-byte
+big-endian length and that many bytes of msgpack. Whatever is longer than ``FRAME_LIMIT`` or does not decode is
+nonsense, and the reader raises :class:`ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from monitor.records import Failure, Profile, Replays, SessionFacts, Study
+
+FRAME_LIMIT = 256 * 2**20
+HEADER = struct.Struct(">I")
+
+
+class ProtocolError(Exception):
+    """The other side does not speak the protocol."""
+
+
+class Spec(Struct, frozen=True):
+    """What a probe needs to know of a model: the part of the configuration that shapes the session.
+
+    ``assumed`` are the sizes that the study found for free dimensions of synthesized inputs.
+    """
+
+    name: str
+    path: str
+    provider: str
+    samples: str | None = None
+    dims: dict[str, int] = {}
+    assumed: dict[str, int] = {}
+    options: dict[str, str] = {}
+    session: dict[str, str | int | float | bool] = {}
+
+
+class Open(Struct, frozen=True, tag=True):
+    """Create the session; answered with :class:`SessionFacts`. ``seed`` shuffles the order of samples."""
+
+    spec: Spec
+    seed: int
+
+
+class Audit(Struct, frozen=True, tag=True):
+    """Profile up to ``runs`` inferences on distinct samples, then end profiling for good; answered with :class:`Profile`.
+
+    No further one is begun after ``budget`` seconds.
+    """
+
+    runs: int
+    budget: float
+
+
+class Replay(Struct, frozen=True, tag=True):
+    """Time ``count`` inferences one by one after ``warmups``; answered with :class:`Replays`.
+
+    Once ``budget`` seconds have gone by no further one is begun, but two are always timed.
+    """
+
+    count: int
+    warmups: int
+    budget: float
+
+
+class MakeStudy(Struct, frozen=True, tag=True):
+    """Run the model on the CPU and record what it computes; answered with :class:`Study`."""
+
+    spec: Spec
+    runs: int
+
+
+class Facts(Struct, frozen=True, tag=True):
+    value: SessionFacts
+
+
+class Profiled(Struct, frozen=True, tag=True):
+    value: Profile
+
+
+class Replayed(Struct, frozen=True, tag=True):
+    value: Replays
+
+
+class Studied(Struct, frozen=True, tag=True):
+    value: Study
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The request could not be met; the probe is still usable unless it then closes the pipe."""
+
+    value: Failure
+
+
+Request = Open | Audit | Replay | MakeStudy
+Reply = Facts | Profiled | Replayed | Studied | Failed
+
+_T = TypeVar("_T")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Request | Reply) -> bytes:
+    """One whole frame."""
+    payload = _encoder.encode(message)
+    return HEADER.pack(len(payload)) + payload
+
+
+def frame_length(header: bytes) -> int:
+    """Length of the payload behind ``header``; raises :class:`ProtocolError` if it is beyond belief."""
+    (length,) = HEADER.unpack(header)
+    if length > FRAME_LIMIT:
+        raise ProtocolError(f"a frame of {length} bytes")
+    return int(length)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raises :class:`ProtocolError` on anything that is not a request."""
+    return _decode(_requests, payload)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Raises :class:`ProtocolError` on anything that is not a reply."""
+    return _decode(_replies, payload)
+
+
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], payload: bytes) -> _T:
+    try:
+        return decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(str(error)) from error

@@ -1,0 +1,371 @@
+"""The state is neither lost nor doubled, whatever is done to the disk, the file and the process.
+
+Real databases in a temporary directory; a full disk is a limit on the size of files (``RLIMIT_FSIZE``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monitor.errors import UsageError
+from monitor.outputs import state as module
+from monitor.outputs.state import EVENTS, FILE, REPLAYS, STUDIES, State, StateWriteError, study_key
+from monitor.records import CheckResult, Event, Execution, Incident, Latency, ModelState, Node, Study
+
+CONFIG = Path("/etc/npumon.toml")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(model: str = "m", number: int = 1) -> tuple[CheckResult, ModelState, list[Event]]:
+    """The ``number``-th check of a model, with one event that the state also knows of."""
+    latency = Latency(0.01, 0.02, (0.01, float(number)), (0.1,))
+    result = CheckResult(model, 1e9 + number, 1.5, "healthy", "ok", latency=latency)
+    state = ModelState(model, failure=Incident(str(number), 1e9))
+    return result, state, [Event(1e9 + number, "info", "check_recovered", str(number), model, "ok")]
+
+
+def study(name: str = "ab") -> Study:
+    """A small study."""
+    return Study(
+        model_sha256=name,
+        dims={"batch": 1},
+        samples="synthetic",
+        assumed={},
+        nodes=(Node("conv1", "Conv", attributes={"group": 1}),),
+        runs=((Execution(0, ((1, 3), None), ((1, 3),)),),),
+        partitioned=(),
+        constants=("w",),
+        inputs=("x",),
+        outputs=("y",),
+        onnxruntime="1.0",
+    )
+
+
+def ids(state: State) -> list[int]:
+    """The numbers of the stored events."""
+    return [int(event.id) for event in state.events()]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A state directory that is not there yet."""
+    return tmp_path / "deep" / "state"
+
+
+@pytest.fixture
+def state(directory: Path) -> Iterator[State]:
+    """An open state."""
+    with contextlib.closing(State.open(directory, CONFIG)) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file may grow beyond ``limit`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_check_survives_a_restart(directory: Path) -> None:
+    """Result, model state, events, replays and study come back exactly as they were saved."""
+    key = study_key("ab", {"batch": 1}, "none")
+    with contextlib.closing(State.open(directory, CONFIG)) as first:
+        first.save_check(*check("a", 1))
+        first.save_check(*check("b", 2))
+        first.save_check(*check("a", 3))
+        first.put_study(key, study())
+    with contextlib.closing(State.open(directory, CONFIG)) as second:
+        assert second.results() == {"a": check("a", 3)[0], "b": check("b", 2)[0]}
+        assert second.model_states() == {"a": check("a", 3)[1], "b": check("b", 2)[1]}
+        assert ids(second) == [1, 2, 3]
+        assert [event.id for event in second.events(2)] == ["2", "3"]
+        assert [latency.replays_seconds[1] for latency in second.replays("a")] == [1.0, 3.0]
+        assert [latency.replays_seconds[1] for latency in second.replays("a", 1)] == [3.0]
+        assert second.study(key) == study()
+        assert second.study(study_key("ab", {"batch": 2}, "none")) is None
+        assert second.notes == []
+
+
+def test_a_check_that_measured_nothing_adds_no_replays(state: State) -> None:
+    """A failed check leaves the replays of the last good one alone."""
+    state.save_check(*check())
+    state.save_check(CheckResult("m", 1.0, 1.0, "unknown", "no"), ModelState("m"))
+    assert len(state.replays("m")) == 1
+    assert state.results()["m"].verdict == "unknown"
+
+
+def test_the_files_are_private(directory: Path, state: State) -> None:
+    """Directory 0700, files 0600, also the side files, also one that was laxer."""
+    state.save_check(*check())
+    assert directory.stat().st_mode & 0o777 == 0o700
+    files = list(directory.iterdir())
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    (directory / FILE).chmod(0o644)
+    State.open(directory, CONFIG).close()
+    assert (directory / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_every_table_is_bounded(state: State) -> None:
+    """Events, replays and studies stay at their limits; the oldest, or longest unused, go."""
+    result, memory, _ = check()
+    for start in range(0, EVENTS + 500, 100):
+        state.save_check(result, memory, [check(number=start + index)[2][0] for index in range(100)])
+    assert ids(state) == list(range(500, EVENTS + 500))
+    for number in range(REPLAYS + 5):
+        state.save_check(*check(number=number))
+    state.save_check(*check("other", 1))
+    assert [latency.replays_seconds[1] for latency in state.replays("m")] == list(range(5, REPLAYS + 5))
+    for number in range(STUDIES):
+        state.put_study(str(number), study(str(number)))
+    assert state.study("0") == study("0")
+    state.put_study("new", study())
+    assert state.study("0") is not None
+    assert state.study("new") is not None
+    assert state.study("1") is None
+
+
+def test_a_study_key_covers_all_that_shapes_the_study() -> None:
+    """Model, dims, samples and versions change the key; the order of dims does not."""
+    key = study_key("ab", {"a": 1, "b": 2}, "s", "1.32")
+    assert key == study_key("ab", {"b": 2, "a": 1}, "s", "1.32")
+    others = [
+        ("ac", {"a": 1, "b": 2}, "s", "1.32"),
+        ("ab", {"a": 1}, "s", "1.32"),
+        ("ab", {"a": 1, "b": 2}, "s", "1.33"),
+    ]
+    assert len({key, study_key("ab", {"a": 1, "b": 2}, "t", "1.32"), *(study_key(*other) for other in others)}) == 5
+
+
+def test_a_forgotten_model_is_gone_but_its_events_stay(state: State) -> None:
+    """What is no longer configured leaves results, states and replays; history stays history."""
+    state.save_check(*check("a", 1))
+    state.save_check(*check("b", 2))
+    state.forget("a")
+    assert set(state.results()) == set(state.model_states()) == {"b"}
+    assert state.replays("a") == []
+    assert ids(state) == [1, 2]
+
+
+@pytest.mark.parametrize(("below", "why"), [("state", "Not a directory"), ("", "Not a directory")])
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path, below: str, why: str) -> None:
+    """A regular file in the way is a usage error that names file, key, directory and mend."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    directory = tmp_path / "file" / below
+    with pytest.raises(UsageError) as caught:
+        State.open(directory, CONFIG)
+    assert str(caught.value) == (
+        f"/etc/npumon.toml: monitor.state: cannot write {directory}: {why}; "
+        "free it for this user or name another directory"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the same path is covered by a file in the way")
+def test_a_directory_without_permission_is_one_line(tmp_path: Path) -> None:
+    """A directory of somebody else is a usage error with the system's own word for it."""
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match=r"monitor\.state: cannot write .*: Permission denied; "):
+        State.open(tmp_path, CONFIG)
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(directory: Path) -> None:
+    """No room for even an empty database is a usage error."""
+    with full_disk(0), pytest.raises(UsageError, match=r"monitor\.state: cannot write "):
+        State.open(directory, CONFIG)
+
+
+def test_what_a_full_disk_refused_is_written_once_there_is_room(directory: Path) -> None:
+    """Refused checks raise one line each; afterwards all events are there once, and each model's last state."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check("a", 1))
+        with full_disk(1):
+            for number, model in ((2, "a"), (3, "b"), (4, "a")):
+                with pytest.raises(StateWriteError, match="cannot be written") as caught:
+                    state.save_check(*check(model, number))
+                assert "\n" not in str(caught.value)
+            with pytest.raises(StateWriteError):
+                state.put_study("key", study())
+            assert ids(state) == [1]
+        state.save_check(*check("c", 5))
+        assert sorted(ids(state)) == [1, 2, 3, 4, 5]
+        state.save_check(*check("c", 6))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert sorted(ids(state)) == [1, 2, 3, 4, 5, 6]
+        assert state.model_states() == {"a": check("a", 4)[1], "b": check("b", 3)[1], "c": check("c", 6)[1]}
+
+
+def test_what_is_owed_is_written_at_the_end(directory: Path) -> None:
+    """A check that a full disk refused is written by closing, if there is room by then."""
+    state = State.open(directory, CONFIG)
+    with full_disk(1), pytest.raises(StateWriteError):
+        state.save_check(*check())
+    state.close()
+    with contextlib.closing(State.open(directory, CONFIG)) as again:
+        assert ids(again) == [1]
+
+
+def test_a_forgotten_model_is_not_owed_either(state: State) -> None:
+    """A refused check of a model that is then removed from the configuration does not come back."""
+    with full_disk(1), pytest.raises(StateWriteError):
+        state.save_check(*check("a", 1))
+    state.forget("a")
+    state.save_check(*check("b", 2))
+    assert set(state.results()) == {"b"}
+
+
+def test_garbage_is_set_aside_and_only_the_last_two_are_kept(directory: Path) -> None:
+    """A file that is no database is kept beside the new one, said in a note, and does not pile up."""
+    directory.mkdir(parents=True)
+    for content in ("one", "two", "three"):
+        (directory / FILE).write_text(content * 1000, encoding="utf-8")
+        with contextlib.closing(State.open(directory, CONFIG)) as state:
+            (note,) = state.notes
+            assert f"damaged (file is not a database); it is kept as {FILE}.corrupt-1" in note
+            state.save_check(*check())
+            assert ids(state) == [1]
+    kept = {path.name: path.read_text(encoding="utf-8")[:5] for path in directory.glob("*corrupt*")}
+    assert kept == {f"{FILE}.corrupt-1": "three", f"{FILE}.corrupt-2": "twotw"}
+
+
+def test_a_database_of_a_newer_version_is_kept_for_it(directory: Path) -> None:
+    """After a downgrade the newer database is set aside whole, not destroyed."""
+    State.open(directory, CONFIG).close()
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert "of version 99, from a newer npumon" in state.notes[0]
+    with contextlib.closing(sqlite3.connect(directory / f"{FILE}.newer-1")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_an_older_database_is_brought_up_in_one_go(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration keeps what is there; one that fails half-way changes nothing."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check())
+    monkeypatch.setattr(module, "VERSION", 2)
+    steps = dict(module._MIGRATIONS)
+    monkeypatch.setattr(module, "_MIGRATIONS", steps | {1: "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1)"})
+    with pytest.raises(UsageError, match="no such table: nowhere"):
+        State.open(directory, CONFIG)
+    monkeypatch.setattr(module, "_MIGRATIONS", steps | {1: "CREATE TABLE extra (x)"})
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert ids(state) == [1]
+        assert state.notes == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {table} SET record = x'c1'",
+        "UPDATE {table} SET record = x'80'",
+        "UPDATE {table} SET record = 'text'",
+        "UPDATE {table} SET record = 5",
+    ],
+)
+@pytest.mark.parametrize("table", ["results", "models", "events", "replays", "studies"])
+def test_a_row_that_does_not_decode_is_dropped_with_a_note(directory: Path, table: str, statement: str) -> None:
+    """A row of another version or with damage is named once and gone; the other tables are not touched."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check())
+        state.put_study("key", study())
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as connection, connection:
+        connection.execute(statement.format(table=table))
+    for expected in (1, 0):
+        with contextlib.closing(State.open(directory, CONFIG)) as state:
+            found = (state.results(), state.model_states(), state.events(), state.replays("m"), state.study("key"))
+            assert sum(not part for part in found) == 1
+            assert len(state.notes) == expected
+            assert all(table in note and "\n" not in note for note in state.notes)
+
+
+def test_a_study_that_unpacks_beyond_the_limit_is_dropped(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed bomb in the file is never unpacked beyond the limit."""
+    state.put_study("key", study())
+    monkeypatch.setattr(module, "STUDY_LIMIT", 10)
+    assert state.study("key") is None
+    assert len(state.notes) == 1
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), changes=st.integers(1, 200), cut=st.booleans())
+def test_any_damage_to_the_file_leaves_a_state_that_works(tmp_path: Path, seed: int, changes: int, cut: bool) -> None:
+    """Random bytes overwritten or the end cut off: it opens, reads without a crash, and saves a check."""
+    directory = tmp_path / str(seed)
+    sound = tmp_path / "sound"
+    if not sound.exists():
+        with contextlib.closing(State.open(sound, CONFIG)) as state:
+            for number in range(30):
+                state.save_check(*check("ab"[number % 2], number))
+            state.put_study("key", study())
+    data = bytearray((sound / FILE).read_bytes())
+    chance = random.Random(seed)
+    for _ in range(changes):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    if cut:
+        del data[chance.randrange(len(data)) :]
+    directory.mkdir(exist_ok=True)
+    for file in directory.iterdir():
+        file.unlink()
+    (directory / FILE).write_bytes(data)
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.results(), state.model_states(), state.events(), state.replays("a"), state.study("key")
+        state.save_check(*check("c", 100))
+        assert state.results()["c"] == check("c", 100)[0]
+        assert state.events()[-1].id == "100"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from monitor.outputs.state import State
+from monitor.records import CheckResult, Event, Incident, Latency, ModelState
+state = State.open(Path(sys.argv[1]), Path("config"))
+number = int(state.model_states()["m"].failure.id) if state.results() else 0
+while True:
+    number += 1
+    latency = Latency(0.01, 0.02, (0.01, float(number)), (0.1,))
+    result = CheckResult("m", 1e9 + number, 1.5, "healthy", "ok", latency=latency)
+    event = Event(1e9 + number, "info", "check_recovered", str(number), "m", "ok")
+    state.save_check(result, ModelState("m", failure=Incident(str(number), 1e9)), [event])
+    print(number, flush=True)
+"""
+
+
+def test_kill_at_any_moment_loses_and_doubles_nothing(directory: Path) -> None:
+    """Killed with SIGKILL at random moments, every check that was accepted is there, its event exactly once."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    chance = random.Random(7)
+    accepted = 0
+    for _ in range(12):
+        command = [sys.executable, "-c", WRITER, str(directory)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as writer:
+            assert writer.stdout is not None
+            accepted = max(accepted, int(writer.stdout.readline()))
+            time.sleep(chance.random() * 0.05)
+            writer.send_signal(signal.SIGKILL)
+            accepted = max([accepted, *(int(line) for line in writer.stdout.read().split())])
+        with contextlib.closing(State.open(directory, CONFIG)) as state:
+            stored = ids(state)
+            assert stored == list(range(max(1, stored[-1] - EVENTS + 1), stored[-1] + 1))
+            assert stored[-1] >= accepted
+            assert state.model_states()["m"] == check("m", stored[-1])[1]
+            assert state.results()["m"] == check("m", stored[-1])[0]
+            assert state.notes == []
