@@ -1,13 +1,19 @@
-"""The ``npumon`` command: arguments in, one composed service call, an exit code out. Heavy imports wait for their command."""
+"""The ``npumon`` command: arguments in, one composed service call, an exit code out.
+
+Heavy imports wait for the command that needs them.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -18,10 +24,14 @@ if TYPE_CHECKING:
     from monitor.config import Config, Model
     from monitor.records import CheckResult
 
+_Result = TypeVar("_Result")
+
 CONFIG_OPTION = click.option(
     "-c", "--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
 )
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+EXIT_INTERRUPTED = 130  # as shells have it for SIGINT
 
 EXIT_CODES = """
 Exit codes: 0 all healthy, 1 some verdict is worse, 2 bad configuration or arguments, 3 could not measure.
@@ -38,7 +48,7 @@ def npumon() -> None:
     Where do this model's ops run?    npumon audit model.onnx -o soc_model=60
     Check what a board runs:          npumon check -c /etc/npumon/npumon.toml
     Watch it for good:                npumon run -c /etc/npumon/npumon.toml
-    """
+    """  # noqa: D301 - click wants the backspace character itself
 
 
 @npumon.command()
@@ -77,6 +87,7 @@ def check(file: Path, only: str | None, as_json: bool) -> None:
 @click.option("-o", "--option", "options", multiple=True, metavar="K=V", help="An option of the execution provider.")
 @click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Fix a free dimension, as the application does.")
 @click.option("-s", "--session", "settings", multiple=True, metavar="K=V", help="A session option or config entry.")
+@click.option("--source", type=click.Path(path_type=Path), help="The model that a precompiled MODEL was made from.")
 @click.option("--samples", type=click.Path(path_type=Path), help="A folder of .npz inputs; without, they are made up.")
 @click.option("--provider", default="qnn", show_default=True, help="The execution provider's package, without prefix.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds the model may take for a step.")
@@ -86,6 +97,7 @@ def audit(
     options: tuple[str, ...],
     dims: tuple[str, ...],
     settings: tuple[str, ...],
+    source: Path | None,
     samples: Path | None,
     provider: str,
     timeout: float,
@@ -98,11 +110,12 @@ def audit(
     subject = Model(
         name=model.stem,
         path=model,
+        source=source,
         samples=samples,
         dims=_dims(dims),
         options=_pairs("-o", options),
-        session=dict(_pairs("-s", settings)),
-        timeout=timeout,
+        session={key: _setting(key, value) for key, value in _pairs("-s", settings).items()},
+        timeout=_seconds(timeout),
     )
     (result,) = _check(provider, [subject], replays=False)
     if as_json:
@@ -149,8 +162,29 @@ def demo(listen: str, interval: str) -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    npumon(prog_name="npumon")
+    """Entry point: whatever goes wrong is one line on stderr, and an exit code that is never mistaken for a verdict."""
+    try:
+        sys.exit(npumon.main(prog_name="npumon", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "npumon"
+        _fail(f"{command}: {_one_line(error.format_message())}; see {command} --help", error.exit_code)
+    except click.Abort:
+        _fail("npumon: interrupted", EXIT_INTERRUPTED)
+    except OSError as error:
+        where = error.filename or "the output"
+        _fail(f"npumon: {where}: {error.strerror}; make it writable or free space there", EXIT_UNMEASURED)
+    except Exception as error:
+        _fail(f"npumon: {_defect(error)}", EXIT_UNMEASURED)
+    finally:
+        # What stdout still holds of a failed write would fail again, with another exit code, when the interpreter ends.
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ------------------------------------------------------------------------------------------------- helpers
@@ -170,7 +204,7 @@ def _load(file: Path) -> Config:
     return _guard(lambda: load(file))
 
 
-def _guard(call: Callable[[], Any]) -> Any:
+def _guard(call: Callable[[], _Result]) -> _Result:
     """``call()``, with npumon's errors as one line on stderr and their exit code."""
     try:
         return call()
@@ -187,9 +221,9 @@ def _check(provider: str, models: list[Model], replays: bool) -> list[CheckResul
     from monitor.service.check import Checker, Memory
 
     studies, results = Memory(), []
-    with _progress(models) as step:
+    with _progress(len(models) * (4 if replays else 3)) as step:
         for model in models:
-            checker = Checker(model, provider, float("inf"), studies, lambda text, name=model.name: step(name, text))
+            checker = Checker(model, provider, float("inf"), studies, partial(step, model.name))
             try:
                 results.append(checker.check(replays))
             finally:
@@ -202,12 +236,11 @@ def _check(provider: str, models: list[Model], replays: bool) -> list[CheckResul
 
 
 @contextmanager
-def _progress(models: list[Model]) -> Iterator[Callable[[str, str], None]]:
+def _progress(steps: int) -> Iterator[Callable[[str, str], None]]:
     """A bar on stderr for people at a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda name, text: None
         return
-    steps = 4 * len(models)
     with click.progressbar(length=steps, file=sys.stderr, item_show_func=lambda text: text or "", width=24) as bar:
         yield lambda name, text: bar.update(1, f"{name}: {text}")
 
@@ -232,10 +265,38 @@ def _pairs(flag: str, values: tuple[str, ...]) -> dict[str, str]:
 def _dims(values: tuple[str, ...]) -> dict[str, int]:
     dims = {}
     for name, size in _pairs("--dim", values).items():
-        if not size.isdecimal() or int(size) < 1:
+        if not re.fullmatch(r"[0-9]{1,18}", size) or int(size) < 1:
             _fail(f"--dim {name}={size}: expected a whole number of at least 1; write --dim {name}=1")
         dims[name] = int(size)
     return dims
+
+
+def _setting(key: str, value: str) -> str | int | bool:
+    """``value`` as TOML would type it for an attribute; a config entry, which has a dot in its name, is text."""
+    if "." in key or not re.fullmatch(r"-?[0-9]{1,18}|true|false", value):
+        return value
+    return value == "true" if value in ("true", "false") else int(value)
+
+
+def _seconds(timeout: float) -> float:
+    from monitor.config import LONGEST
+
+    if not 0 < timeout <= LONGEST:
+        _fail(f"--timeout {timeout:g}: expected seconds above 0 and up to {LONGEST:.0f}; write --timeout 60")
+    return timeout
+
+
+def _defect(error: Exception) -> str:
+    """One line for what nobody foresaw, with the place that raised it, so that a report of it is of use."""
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"a defect of npumon: {type(error).__name__} at {where}: {_one_line(str(error))[:300]}; please report it"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
 
 
 def _print_json(document: Any) -> None:
@@ -245,6 +306,4 @@ def _print_json(document: Any) -> None:
 
 
 def _colour() -> bool:
-    import os
-
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -1,29 +1,26 @@
 """The configuration file: TOML in, frozen records out, every mistake named by file, line, key and mend.
 
 Who edits it sits on a board, over a slow line, with no schema at hand: nothing is guessed, and each mistake is one
-sentence that says what to write instead. tomllib gives values without positions, hence the scan for lines at the end.
+sentence that says what to write instead.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
-from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from monitor.document import Document, Place, dotted, quote, show
 from monitor.duration import format_duration, parse_duration
 from monitor.errors import UsageError
 
-SIZE_LIMIT = 2**20  # a model named by mistake has hundreds of MB, /dev/zero no end
 LONGEST = 365 * 86_400.0  # seconds; far beyond it a scheduler's dates overflow
 
 
@@ -73,7 +70,7 @@ def load(file: Path) -> Config:
 
     Raises :class:`UsageError` at the first mistake: one line, ``file:line: key: what is wrong; what mends it``.
     """
-    source = _Source(file)
+    source = Document(file)
     root = _table(_Spot(source, (), source.parse()), _ROOT)
     if "models" not in root:
         raise source.mistake(("models",), "missing; write [[models]] with a name and a path")
@@ -87,14 +84,11 @@ def load(file: Path) -> Config:
     )
 
 
-_Path = tuple[str | int, ...]  # of a value in the document: ("models", 0, "gate", "cv")
-
-
 class _Spot(NamedTuple):
     """A value, where it stands, and what a right one looks like."""
 
-    source: _Source
-    path: _Path
+    source: Document
+    path: Place
     value: Any
     example: str = ""
 
@@ -105,8 +99,8 @@ class _Spot(NamedTuple):
         return self.source.mistake(self.path, sentence)
 
     def wrong(self, expected: str, write: str | None = None) -> UsageError:
-        mend = f"{_dotted(self.path[-1:])} = {write or self.example}"
-        return self.mistake(f"expected {expected}, got {_show(self.value)}; write {mend}")
+        mend = f"{dotted(self.path[-1:])} = {write or self.example}"
+        return self.mistake(f"expected {expected}, got {show(self.value)}; write {mend}")
 
 
 class _Key(NamedTuple):
@@ -119,7 +113,7 @@ def _table(spot: _Spot, keys: Mapping[str, _Key]) -> dict[str, Any]:
     if not isinstance(spot.value, dict):
         header = ".".join(key for key in spot.path if isinstance(key, str))
         mend = f"[{header}]" if isinstance(spot.path[-1], str) else f"[[{header}]]"
-        raise spot.mistake(f"expected a table, got {_show(spot.value)}; write {mend}")
+        raise spot.mistake(f"expected a table, got {show(spot.value)}; write {mend}")
     for key in spot.value:
         if key not in keys:
             raise spot.below(key).mistake(_unknown(key, keys))
@@ -142,19 +136,19 @@ def _unknown(key: str, keys: Mapping[str, _Key]) -> str:
 
 def _models(spot: _Spot) -> list[dict[str, Any]]:
     if not isinstance(spot.value, list):
-        raise spot.mistake(f"expected an array of tables, got {_show(spot.value)}; write [[models]] above each model")
+        raise spot.mistake(f"expected an array of tables, got {show(spot.value)}; write [[models]] above each model")
     if not spot.value:
         raise spot.mistake("expected at least one model, got none; write [[models]] with a name and a path")
     models: list[dict[str, Any]] = []
-    named: dict[str, _Path] = {}
+    named: dict[str, Place] = {}
     for one in map(spot.below, range(len(spot.value))):
         model = _table(one, _MODEL)
         for key in ("name", "path"):
             if key not in model:
                 raise spot.source.mistake((*one.path, key), f"missing; write {key} = {_MODEL[key].example}")
         if other := named.get(model["name"]):
-            first = f"{_dotted(other)} on line {spot.source.line((*other, 'name'))}"
-            raise one.below("name").mistake(f"{_quote(model['name'])} is the name of {first}; choose another")
+            first = f"{dotted(other)} on line {spot.source.line((*other, 'name'))}"
+            raise one.below("name").mistake(f"{quote(model['name'])} is the name of {first}; choose another")
         named[model["name"]] = one.path
         models.append(model)
     return models
@@ -172,7 +166,7 @@ def _mapping(read: Callable[[_Spot], Any], example: str) -> Callable[[_Spot], di
                 name += f".{next(iter(value))}"
                 value = next(iter(value.values()))
             if name != key:
-                mend = f"{_quote(name)} = {_show(value) if isinstance(value, str | int) else example}"
+                mend = f"{quote(name)} = {show(value) if isinstance(value, str | int) else example}"
                 raise spot.below(key).mistake(f"expected a value, got a table; quote the whole name, {mend}")
         return {key: read(spot.below(key, example)) for key in spot.value}
 
@@ -190,7 +184,7 @@ def _text(spot: _Spot, expected: str = "text in quotes") -> str:
 def _name(spot: _Spot) -> str:
     near = re.sub(r"[^A-Za-z0-9_.-]+", "_", _text(spot))[:64]
     if near != spot.value or not near:
-        raise spot.wrong("1 to 64 of the characters A-Z a-z 0-9 _ . -", near and _quote(near))
+        raise spot.wrong("1 to 64 of the characters A-Z a-z 0-9 _ . -", near and quote(near))
     return near
 
 
@@ -198,7 +192,7 @@ def _provider(spot: _Spot) -> str:
     near = _text(spot).lower().removesuffix("executionprovider")
     valid = re.fullmatch(r"[a-z][a-z0-9_]{0,31}", near)
     if near != spot.value or not valid:
-        raise spot.wrong("a short name made of a-z 0-9 _", valid and _quote(near))
+        raise spot.wrong("a short name made of a-z 0-9 _", valid and quote(near))
     return near
 
 
@@ -215,7 +209,7 @@ def _listen(spot: _Spot) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     # No port, no host, IPv6 without brackets and with or without a port, a URL.
     guesses = [f"{text}:10877", f"0.0.0.0{text}", f"[{host}]:{port}", f"[{text}]:10877", *text.split("/")[2:3]]
-    near = next((_quote(guess) for guess in guesses if _address(guess)), None)
+    near = next((quote(guess) for guess in guesses if _address(guess)), None)
     raise spot.wrong("host:port with a port from 1 to 65535", near)
 
 
@@ -239,18 +233,18 @@ def _duration(spot: _Spot) -> float:
             if 0 < seconds <= LONGEST:
                 return seconds
     near = None
-    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", plain := _show(spot.value).strip('"')) and float(plain):
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", plain := show(spot.value).strip('"')) and float(plain):
         # Seconds, unless a median: nobody means one of 12 seconds.
         near = float(plain) / (1000 if spot.path[-1] == "median" and float(plain) >= 1 else 1)
     expected = "a duration in d, h, m, s, ms or us, above 0 and up to 365d"
-    raise spot.wrong(expected, _quote(format_duration(near)) if near else None)
+    raise spot.wrong(expected, quote(format_duration(near)) if near else None)
 
 
 def _integer(low: int, high: int, expected: str) -> Callable[[_Spot], int]:
     def read(spot: _Spot) -> int:
         if type(spot.value) is int and low <= spot.value <= high:
             return spot.value
-        near = re.fullmatch(r'"?([0-9]{1,18})(\.0)?"?', _show(spot.value))
+        near = re.fullmatch(r'"?([0-9]{1,18})(\.0)?"?', show(spot.value))
         raise spot.wrong(expected, near[1] if near and low <= int(near[1]) <= high else None)
 
     return read
@@ -268,15 +262,15 @@ def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[_Spot]
 def _switch(spot: _Spot) -> bool:
     if isinstance(spot.value, bool):
         return spot.value
-    near = _show(spot.value).strip('"').lower()
+    near = show(spot.value).strip('"').lower()
     raise spot.wrong("true or false", "false" if near in ("false", "no", "off", "0", "0.0") else "true")
 
 
 def _option(spot: _Spot) -> str:
     if isinstance(spot.value, int | float):
         # A provider's options are text, its switches "1" and "0".
-        near = str(int(spot.value)) if isinstance(spot.value, bool) else _show(spot.value)
-        raise spot.wrong("text in quotes", _quote(near))
+        near = str(int(spot.value)) if isinstance(spot.value, bool) else show(spot.value)
+        raise spot.wrong("text in quotes", quote(near))
     return _text(spot)
 
 
@@ -328,236 +322,3 @@ _ROOT = {
     "runtime": _Key(lambda spot: _table(spot, _RUNTIME)),
     "models": _Key(_models),
 }
-
-# ------------------------------------------------------------------------------ the file, and where in it things stand
-
-
-def _error(message: str) -> UsageError:
-    # Names and values come from the file: whatever would break the line, or not print, is escaped.
-    return UsageError("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
-
-
-def _quote(text: str) -> str:
-    text = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"' if len(text) <= 300 else f'"{text[:60]}…"'
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str):
-        return _quote(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value) if abs(value) < 2**64 else "an integer beyond 64 bits"
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "an array of tables" if value and all(isinstance(one, dict) for one in value) else "an array"
-    return f"the {type(value).__name__} {value}"
-
-
-def _dotted(path: _Path) -> str:
-    bare = re.compile("[A-Za-z0-9_-]+")
-    parts = (f"[{p}]" if isinstance(p, int) else f".{p if bare.fullmatch(p) else _quote(p)}" for p in path)
-    return "".join(parts).removeprefix(".")
-
-
-class _Source:
-    """The file's text, and where in it things stand."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        try:
-            with file.open("rb") as stream:
-                data = stream.read(SIZE_LIMIT + 1)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise _error(f"{file}: {reason}; name a TOML file that this user may read") from error
-        if len(data) > SIZE_LIMIT:
-            raise _error(f"{file}: more than 1 MiB, so no configuration; name a TOML file")
-        try:
-            self.text = data.decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            line = error.object.count(b"\n", 0, error.start) + 1
-            byte = error.object[error.start]
-            raise _error(f"{file}:{line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from error
-
-    def line(self, path: _Path) -> int:
-        """The line of ``path``, or of the nearest table around it that is written down."""
-        lines = _Scan(self.text).lines
-        while path not in lines:
-            path = path[:-1]
-        return lines[path]
-
-    def mistake(self, path: _Path, sentence: str) -> UsageError:
-        return _error(f"{self.file}:{self.line(path)}: {_dotted(path)}: {sentence}")
-
-    def parse(self) -> dict[str, Any]:
-        try:
-            return tomllib.loads(self.text)
-        except RecursionError as error:
-            raise _error(f"{self.file}: brackets nested too deep; write two levels at most") from error
-        except tomllib.TOMLDecodeError as error:
-            raise self._syntax(str(error)) from error
-        except ValueError as error:  # int() has a limit of its own
-            raise _error(f"{self.file}: not valid TOML, an integer has thousands of digits; shorten it") from error
-
-    def _syntax(self, message: str) -> UsageError:
-        scan = _Scan(self.text)
-        what, _, where = message.rpartition(" (at ")
-        position = re.match(r"line (\d+), column (\d+)", where)
-        # tomllib finds an unclosed string or bracket at the end; the scan stops where it was opened.
-        line = int(position[1]) if position else min(scan.line(scan.at), scan.line(len(self.text.rstrip())))
-        if scan.clash and scan.clash.line <= line:
-            path, line, sentence = scan.clash
-            return _error(f"{self.file}:{line}: {_dotted(path)}: {sentence}")
-        key = next((f"{_dotted(path)}: " for path in reversed(scan.lines) if path and scan.lines[path] == line), "")
-        column = f" at column {position[2]}" if position else ""
-        mend = next((mend for start, mend in _SYNTAX.items() if what.startswith(start)), "mend it there")
-        return _error(f"{self.file}:{line}: {key}not valid TOML{column}, {what[:1].lower()}{what[1:]}; {mend}")
-
-
-_SYNTAX = {
-    "Expected newline": 'put text in quotes, as in "60s", and each key on a line of its own',
-    "Invalid value": 'put text in quotes, as in "60s", and true and false in lower case',
-    "Illegal character": "close the quotes on the same line",
-    "Unterminated string": "close the quotes",
-    'Expected "\'"': "close the quotes",
-    "Unescaped": r"write \\ for a backslash",
-    "Expected '=": "write key = value",
-    "Expected ']": "close the brackets",
-    "Unclosed": "separate values by commas and close the bracket",
-    "Invalid statement": "write key = value or [table]",
-    "Invalid initial": "write a name, in quotes if it has other characters than A-Z a-z 0-9 _ -",
-}
-
-
-class _Clash(NamedTuple):
-    path: _Path
-    line: int
-    sentence: str
-
-
-class _Lost(Exception):
-    """The text is not TOML here, and what follows cannot be told apart."""
-
-
-_SPACE = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
-_PLAIN = r'"(?:\\.|[^"\\\n])*"' + r"|'[^'\n]*'"
-_PART = rf"(?:[A-Za-z0-9_-]+|{_PLAIN})"
-_NAMES = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
-_LONG = r'"""(?:\\.|[^\\])*?"{3,5}' + r"|'''.*?'{3,5}"
-_SCALAR = re.compile(rf"{_LONG}|{_PLAIN}|[^\s\"',\[\]{{}}#][^,\]}}#\n]*", re.DOTALL)
-
-
-class _Scan:
-    """Which line each key and table stands on: a walk over TOML that tells structure, and leaves values to tomllib.
-
-    ``clash`` is the first thing that is defined twice. In text that is no TOML the scan stops, at ``at``, and keeps
-    what it has.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text, self.at = text, 0
-        self.breaks = [found.start() for found in re.finditer("\n", text)]
-        self.lines: dict[_Path, int] = {(): 1}
-        self.kinds: dict[_Path, str] = {}
-        self.sizes: dict[_Path, int] = {}  # of arrays of tables, so far
-        self.clash: _Clash | None = None
-        with suppress(_Lost, tomllib.TOMLDecodeError, RecursionError):
-            self._document()
-
-    def line(self, at: int) -> int:
-        return bisect_left(self.breaks, at) + 1
-
-    def _document(self) -> None:
-        table: _Path = ()
-        while self._peek():
-            line = self.line(self.at)
-            if self._take("[["):
-                table = self._enter((), self._names(), line, "array")
-                self._expect("]]")
-            elif self._take("["):
-                table = self._enter((), self._names(), line, "table")
-                self._expect("]")
-            else:
-                self._pair(table)
-
-    def _pair(self, table: _Path) -> None:
-        line = self.line(self.at)
-        path = self._enter(table, self._names(), line, "key")
-        self._expect("=")
-        self._value(path)
-
-    def _value(self, path: _Path) -> None:
-        if self._peek() == "[":
-            self.at += 1
-            for index in count():
-                if self._peek() == "]":
-                    break
-                self.lines[(*path, index)] = self.line(self.at)
-                self._value((*path, index))
-                if not self._take(","):
-                    break
-            self._expect("]")
-        elif self._take("{"):
-            while self._peek() != "}":
-                self._pair(path)
-                if not self._take(","):
-                    break
-            self._expect("}")
-        elif found := _SCALAR.match(self.text, self.at):
-            self.at = found.end()
-        else:
-            raise _Lost
-
-    def _enter(self, table: _Path, names: list[str], line: int, kind: str) -> _Path:
-        """The path that ``names`` lead to from ``table``: in an array of tables, through its last one."""
-        for name in names[:-1]:
-            table = (*table, name)
-            self.lines.setdefault(table, line)
-            self.kinds.setdefault(table, "implied")
-            if table in self.sizes:
-                table = (*table, self.sizes[table] - 1)
-        table = (*table, names[-1])
-        before, first = self.kinds.get(table, "implied"), self.lines.get(table)
-        if first and not before == kind == "array" and not (before == "implied" and kind != "array"):
-            mend = f"write [[{table[-1]}]] every time" if "array" in (before, kind) else "keep one of them"
-            self.clash = self.clash or _Clash(table, line, f"defined twice, first on line {first}; {mend}")
-        elif before == "implied":
-            self.lines[table], self.kinds[table] = line, kind
-        if kind == "array":
-            self.sizes[table] = self.sizes.get(table, 0) + 1
-            table = (*table, self.sizes[table] - 1)
-            self.lines[table] = line
-        return table
-
-    def _names(self) -> list[str]:
-        self._peek()
-        if not (found := _NAMES.match(self.text, self.at)):
-            raise _Lost
-        self.at = found.end()
-        names: list[str] = []
-        tree: Any = tomllib.loads(f"{found[0]} = 0")
-        while isinstance(tree, dict):
-            ((name, tree),) = tree.items()
-            names.append(name)
-        return names
-
-    def _peek(self) -> str:
-        """The next character that is neither blank nor comment, or nothing at the end."""
-        if blank := _SPACE.match(self.text, self.at):
-            self.at = blank.end()
-        return self.text[self.at : self.at + 1]
-
-    def _take(self, token: str) -> bool:
-        self._peek()
-        found = self.text.startswith(token, self.at)
-        self.at += len(token) if found else 0
-        return found
-
-    def _expect(self, token: str) -> None:
-        if not self._take(token):
-            raise _Lost

@@ -136,7 +136,7 @@ class Rejection(Struct, frozen=True):
 class Fault(Struct, frozen=True):
     """Something the execution provider said about the whole session, classified by its own module."""
 
-    kind: Literal["not_on_hardware", "accelerator_unavailable", "context_mismatch", "option_ignored", "other"]
+    kind: Literal["not_on_hardware", "accelerator_unavailable", "context_mismatch", "context_foreign", "option_ignored", "other"]
     message: str
     mend: str = ""
 
@@ -173,7 +173,10 @@ class Samples(Struct, frozen=True):
 
 
 class SessionFacts(Struct, frozen=True):
-    """Everything that is fixed once a session exists. ``placement`` is empty if the runtime recorded none."""
+    """Everything that is fixed once a session exists. ``placement`` is empty if the runtime recorded none.
+
+    ``edges`` names the Q/DQ nodes at the edges of the graph.
+    """
 
     model_sha256: str
     inputs: tuple[Tensor, ...]
@@ -183,6 +186,7 @@ class SessionFacts(Struct, frozen=True):
     faults: tuple[Fault, ...]
     samples: Samples
     create_seconds: float
+    edges: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -200,6 +204,48 @@ class Profile(Struct, frozen=True):
     """A few profiled inferences. ``partial`` says why events are missing; then nothing is derived by subtraction."""
 
     runs: tuple[tuple[Span, ...], ...]
+    partial: str | None = None
+
+
+class DeepRow(Struct, frozen=True):
+    """One op of the accelerator's own profile, its cycles summed over the profiled inferences.
+
+    ``name`` is the accelerator's, ``sources`` the nodes that the runtime handed over for it, ``after`` the names of the
+    ops whose results it reads (empty where that is not known). ``edge``: it carries a partition's inputs or outputs.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    cycles: int
+    after: tuple[str, ...] = ()
+    edge: bool = False
+
+
+class DeepTimes(Struct, frozen=True):
+    """Nested durations of one inference in seconds, means over the profiled ones, each containing the next.
+
+    ``inference`` is the host's clock around it, ``call`` the remote calls that run the partitions, ``accelerator`` their
+    execution there, ``busy`` that without waiting for its resources. What the provider does not report is ``None``.
+    """
+
+    inference: float
+    call: float | None = None
+    accelerator: float | None = None
+    busy: float | None = None
+
+
+class DeepReading(Struct, frozen=True):
+    """What the accelerator's own profile says of ``runs`` inferences.
+
+    ``cycles`` is the accelerator's own total over them, where it gives one. ``partial`` says why something, or all of
+    it, is missing.
+    """
+
+    placement: tuple[Placed, ...]
+    runs: int
+    rows: tuple[DeepRow, ...] = ()
+    cycles: int | None = None
+    times: DeepTimes | None = None
     partial: str | None = None
 
 
@@ -233,6 +279,15 @@ class NodeCounts(Struct, frozen=True):
     edge: int
 
 
+class Branch(Struct, frozen=True):
+    """One way that an ``If`` went, where it depends on the input, and the NPU-FLOP share of the samples that took it."""
+
+    node: str
+    branch: str
+    samples: int
+    npu_flops_ratio: float | None
+
+
 class Placement(Struct, frozen=True):
     """Where the model's work ran, over the profiled samples. Ratios are ``None`` where FLOPs are not known."""
 
@@ -246,7 +301,45 @@ class Placement(Struct, frozen=True):
     ops: tuple[OpShare, ...]
     fallback_flops: dict[str, float]
     unattributed: dict[str, float] = {}
+    branches: tuple[Branch, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+class DeepOp(Struct, frozen=True):
+    """What one op of the model costs on the accelerator. ``cycles`` are those of one inference.
+
+    ``part``: ``op`` is a node of the model, and ``fused`` are others that run inside it; ``layout`` is the one sum of what
+    was inserted (Transpose, Q/DQ, the copies at the partitions' edges); ``unjoined`` could not be matched to a node.
+    """
+
+    node: str
+    op_type: str
+    cycles: int
+    cycles_ratio: float
+    fused: tuple[str, ...] = ()
+    part: Literal["op", "layout", "unjoined"] = "op"
+
+
+class DeepProfile(Struct, frozen=True):
+    """The accelerator's own profile, joined to the model's nodes; worst op first.
+
+    The three ``*_ratio`` are shares of ``total_cycles`` and sum to 1. Seconds are means of one inference, and sum to
+    ``inference_seconds`` where all of them are known; without ``wait_seconds`` the waiting is part of the accelerator's,
+    without ``rpc_seconds`` the transport is part of the host's.
+    """
+
+    runs: int
+    ops: tuple[DeepOp, ...] = ()
+    total_cycles: int | None = None
+    joined_ratio: float | None = None
+    layout_ratio: float | None = None
+    unjoined_ratio: float | None = None
+    inference_seconds: float | None = None
+    accelerator_seconds: float | None = None
+    wait_seconds: float | None = None
+    rpc_seconds: float | None = None
+    host_seconds: float | None = None
+    partial: str | None = None
 
 
 class Latency(Struct, frozen=True):
@@ -259,11 +352,12 @@ class Latency(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True):
-    """Why a check measured nothing: a bounded reason, one sentence, and what mends it."""
+    """Why a check measured nothing: a bounded reason, one sentence, what mends it, and the cause where it is known."""
 
     reason: FailureReason
     detail: str
     mend: str = ""
+    cause: Cause | None = None
 
 
 class Board(Struct, frozen=True):
@@ -296,6 +390,7 @@ class CheckResult(Struct, frozen=True):
     error: Failure | None = None
     breach: Literal["median", "cv"] | None = None
     notes: tuple[str, ...] = ()
+    deep: DeepProfile | None = None
 
 
 EventName = Literal[

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from monitor.records import Failure, Profile, Replays, SessionFacts, Study
+from monitor.records import DeepReading, Failure, Profile, Replays, SessionFacts, Study
 
 FRAME_LIMIT = 256 * 2**20
 HEADER = struct.Struct(">I")
@@ -33,6 +33,7 @@ class Spec(Struct, frozen=True):
     name: str
     path: str
     provider: str
+    source: str | None = None
     samples: str | None = None
     dims: dict[str, int] = {}
     assumed: dict[str, int] = {}
@@ -75,6 +76,17 @@ class MakeStudy(Struct, frozen=True, tag=True):
     runs: int
 
 
+class Deepen(Struct, frozen=True, tag=True):
+    """Profile up to ``runs`` inferences with the provider's own profile; answered with :class:`DeepReading`.
+
+    In a session of its own, for which the process must be fresh. No further inference is begun after ``budget`` seconds.
+    """
+
+    spec: Spec
+    runs: int
+    budget: float
+
+
 class Facts(Struct, frozen=True, tag=True):
     value: SessionFacts
 
@@ -91,14 +103,18 @@ class Studied(Struct, frozen=True, tag=True):
     value: Study
 
 
+class Deepened(Struct, frozen=True, tag=True):
+    value: DeepReading
+
+
 class Failed(Struct, frozen=True, tag=True):
     """The request could not be met; the probe is still usable unless it then closes the pipe."""
 
     value: Failure
 
 
-Request = Open | Audit | Replay | MakeStudy
-Reply = Facts | Profiled | Replayed | Studied | Failed
+Request = Open | Audit | Replay | MakeStudy | Deepen
+Reply = Facts | Profiled | Replayed | Studied | Deepened | Failed
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

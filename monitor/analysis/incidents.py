@@ -1,7 +1,7 @@
 """What is worth a line in the event log: the transition from what was known of a model to what a check found.
 
-A pure function (state, result) -> (state, events). An incident is raised once, changed when its culprits or cause do, and
-cleared when it is over; a check that could not measure clears nothing. The state is kept with the events in one
+A pure function (state, result) -> (state, events). An incident is raised once, changed when its culprits or cause do,
+and cleared when it is over; a check that could not measure clears nothing. The state is kept with the events in one
 transaction, so that a restart neither repeats nor loses a line.
 """
 
@@ -65,7 +65,9 @@ def _failure(state: ModelState, result: CheckResult, tell: _Tell) -> Incident | 
         return None
     if open_ is not None and open_.ops == (error.reason,):
         return open_
-    incident = Incident(open_.id if open_ else _id(result, "check"), result.timestamp, (error.reason,))
+    incident = Incident(
+        open_.id if open_ else _id(result, "check"), open_.since if open_ else result.timestamp, (error.reason,)
+    )
     tell("check_failed", incident.id, error.detail)
     return incident
 
@@ -107,8 +109,10 @@ def _latency(state: ModelState, result: CheckResult, tell: _Tell) -> Incident | 
 
 def _culprits(result: CheckResult) -> tuple[str, ...]:
     ops = result.placement.ops if result.placement else ()
-    arithmetic = [op.node for op in ops if op.flops_ratio > 0] or [op.node for op in ops]
-    return tuple(sorted(arithmetic[:MOST_CULPRITS]))
+    arithmetic = [op for op in ops if op.flops_ratio > 0] or ops
+    # ranked without times, which differ from audit to audit and would make a culprit come and go
+    worst = sorted(arithmetic, key=lambda op: (-op.flops_ratio, op.node))[:MOST_CULPRITS]
+    return tuple(sorted(op.node for op in worst))
 
 
 def _event(name: EventName, incident: str, reason: str, result: CheckResult, board: Board) -> Event:

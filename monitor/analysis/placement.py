@@ -1,7 +1,7 @@
 """From what the probe saw to where the work ran: the NPU-FLOP share, the culprits, and why.
 
-FLOPs come from the study (actual shapes, branches taken), processors from the value cover, times from the profile, reasons
-from the execution provider. For each inference, accelerator + CPU + unattributed = total.
+FLOPs come from the study (actual shapes, branches taken), processors from the value cover, times from the profile,
+reasons from the execution provider. For each inference, accelerator + CPU + unattributed = total.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
+from monitor.analysis.branches import branches
 from monitor.analysis.cover import Cover, cover, strip_token
 from monitor.analysis.flops import flops
 from monitor.analysis.remedies import Explainer
+from monitor.analysis.selfcheck import selfcheck
+from monitor.analysis.times import node_times, npu_time
 from monitor.records import (
     Execution,
     Node,
@@ -44,24 +47,24 @@ def placement(
 ) -> Placement:
     """Conclude where the model's work ran.
 
-    Without a study the FLOP figures are absent; without a (whole) profile the time figures are. ``notes`` are told with it.
+    Without a study the FLOP figures are absent; without a (whole) profile the time figures are. ``notes`` are told
+    with it.
     """
-    edges = edge_nodes(facts.placement, study)
+    edges = edge_nodes(facts, study)
     cpu = [p for p in facts.placement if p.processor == "cpu"]
     accelerator = [p for p in facts.placement if p.processor == "accelerator"]
     counts = NodeCounts(len(accelerator), len(cpu) - len(edges), len(edges))
     partitions = len({p.unit for p in accelerator})
-    times = _node_times(profile)
+    times = node_times(profile, study)
     explainer = Explainer(facts, study)
     notes = (*notes, *facts.notes, *([profile.partial] if profile and profile.partial else ()))
     if study is None:
         ops = _ranked(_moved(cpu, edges, set(), times, explainer))
-        return Placement(
-            None, None, _npu_time(profile), None, None, counts, partitions, ops, {}, notes=notes
-        )
+        return Placement(None, None, npu_time(profile), None, None, counts, partitions, ops, {}, notes=notes)
     covers = cover(study, facts.placement)
     runs = [_sum(study.nodes, covers, executions) for executions in study.runs]
-    shares = [run.accelerator / run.total for run in runs if run.total]
+    by_run = [run.accelerator / run.total if run.total else None for run in runs]
+    shares = [share for share in by_run if share is not None]
     total = sum(run.total for run in runs)
     weights: dict[int, float] = defaultdict(float)
     lost: dict[str, float] = defaultdict(float)
@@ -79,7 +82,7 @@ def placement(
     return Placement(
         npu_flops_ratio=sum(run.accelerator for run in runs) / total if total else None,
         npu_flops_ratio_range=(low, high) if high - low > 1e-9 else None,
-        npu_time_ratio=_npu_time(profile),
+        npu_time_ratio=npu_time(profile),
         unattributed_flops_ratio=sum(lost.values()) if total else None,
         total_flops=round(total / len(runs)) if runs else None,
         nodes=counts,
@@ -87,21 +90,28 @@ def placement(
         ops=_ranked([*fallen, *_moved(cpu, edges, named, times, explainer)]),
         fallback_flops=dict(by_type),
         unattributed=dict(lost),
-        notes=(*notes, *study.notes),
+        branches=branches(study, by_run),
+        notes=(*notes, *study.notes, *selfcheck(study, facts.placement)),
     )
 
 
-def edge_nodes(placed: Iterable[Placed], study: Study | None) -> set[str]:
-    """Names of the graph-edge Q/DQ nodes that were left on the CPU, as the provider does by design."""
-    if study is None:
-        return set()
-    inputs, outputs = set(study.inputs), set(study.outputs)
-    edges = {
-        node.name
-        for node in study.partitioned
-        if node.op_type in _EDGE_OPS and (inputs & set(node.inputs[:1]) or outputs & set(node.outputs))
+def edge_nodes(facts: SessionFacts, study: Study | None) -> set[str]:
+    """Names of the graph-edge Q/DQ nodes that were left on the CPU, as the provider does by design.
+
+    Where the layout transformer pushes a Transpose through one, an inserted node takes its place at the edge: it is
+    known by being refused for the same reason.
+    """
+    edges = set(facts.edges)
+    inner = {node.name for node in study.partitioned} - edges if study else set()
+    reasons = {r.node: r.reason for r in facts.rejections if r.op_type in _EDGE_OPS}
+    by_design = {reason for name, reason in reasons.items() if strip_token(name) in edges}
+    return {
+        p.name
+        for p in facts.placement
+        if p.processor == "cpu"
+        and p.op_type in _EDGE_OPS
+        and ((name := strip_token(p.name)) in edges or (name not in inner and reasons.get(p.name) in by_design))
     }
-    return {p.name for p in placed if p.processor == "cpu" and p.op_type in _EDGE_OPS and strip_token(p.name) in edges}
 
 
 def _sum(nodes: Sequence[Node], covers: Sequence[Cover], executions: Iterable[Execution]) -> Sums:
@@ -141,7 +151,7 @@ def _fallen(
     for index, ratio in weights.items():
         node, via = nodes[index], covers[index].via
         time = next((times[name] for name in (node.name, *via) if name in times), None)
-        reason, remedy = explainer.explain((node.name, *via), node.op_type, node.scope)
+        reason, remedy = explainer.explain((node.name, *via), node.op_type)
         ops.append(OpShare(node.name, node.op_type, ratio, time, reason, remedy))
     return ops
 
@@ -155,34 +165,10 @@ def _moved(
         name = strip_token(placed.name)
         if not name or placed.name in edges or name in named:
             continue
-        reason, remedy = explainer.explain((name,), placed.op_type, "")
+        reason, remedy = explainer.explain((name,), placed.op_type)
         ops.append(OpShare(name, placed.op_type, 0.0, times.get(name), reason, remedy))
     return ops
 
 
 def _ranked(ops: list[OpShare]) -> tuple[OpShare, ...]:
     return tuple(sorted(ops, key=lambda op: (-op.flops_ratio, -(op.time_ratio or 0.0), op.node))[:MOST_OPS])
-
-
-def _npu_time(profile: Profile | None) -> float | None:
-    """Share of the nodes' time that the accelerator's partitions took, as the host saw it."""
-    if profile is None or profile.partial:
-        return None
-    spans = [span for run in profile.runs for span in run if not span.nested]
-    total = sum(span.seconds for span in spans)
-    if total <= 0:
-        return None
-    return sum(span.seconds for span in spans if span.processor == "accelerator") / total
-
-
-def _node_times(profile: Profile | None) -> dict[str, float]:
-    """Each CPU node's share of the nodes' time, by name without the layout transformer's suffix."""
-    if profile is None or profile.partial:
-        return {}
-    total = sum(span.seconds for run in profile.runs for span in run if not span.nested)
-    times: dict[str, float] = defaultdict(float)
-    for run in profile.runs:
-        for span in run:
-            if span.processor == "cpu" and total > 0:
-                times[strip_token(span.name)] += span.seconds / total
-    return dict(times)

@@ -1,7 +1,7 @@
 """Why an op did not run on the accelerator, in the provider's own words, and what to do about it.
 
-A reason is passed on verbatim. A remedy is an action an engineer can take; where the reason is of no known kind, it says to
-escalate with this evidence rather than guess.
+A reason is passed on verbatim. A remedy is an action an engineer can take; where the reason is of no known kind, it
+says to escalate with this evidence rather than guess.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Explainer:
         self._free = free_dimensions(facts.inputs)
         self._scopes = {node.name: node.scope for node in study.nodes} if study else {}
 
-    def explain(self, names: tuple[str, ...], op_type: str, scope: str) -> tuple[str, str]:
-        """Reason and remedy for the node known by any of ``names``."""
+    def explain(self, names: tuple[str, ...], op_type: str) -> tuple[str, str]:
+        """Reason and remedy for the node known by any of ``names``, the model's own first."""
         if self._fault is not None:
             return self._fault.message, self._fault.mend or ESCALATE
         rejection = next((self._by_name[n] for name in names if (n := strip_token(name)) in self._by_name), None)
@@ -40,6 +40,7 @@ class Explainer:
             rejection = self._nameless.get(op_type)
         if rejection is not None:
             return rejection.reason, self._remedy(rejection)
+        scope = self._scopes.get(names[0], "")
         while scope:
             control = control_of(scope)
             outer = self._by_name.get(control)
@@ -59,7 +60,8 @@ class Explainer:
                     "into the model as an initializer"
                 )
             return "its shape depends on data: export the model so that shapes are constant, or split it here"
-        return f"replace or quantize this {rejection.op_type}, or pin an SDK that supports it; if it should run, {ESCALATE}"
+        what = f"replace or quantize this {rejection.op_type}, or pin an SDK that supports it"
+        return f"{what}; if it should run, {ESCALATE}"
 
 
 def free_dimensions(inputs: tuple[Tensor, ...]) -> str | None:

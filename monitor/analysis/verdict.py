@@ -1,6 +1,7 @@
 """From evidence to one word, one cause and one sentence.
 
-A verdict is only as good as what was measured: where the evidence does not decide, it is ``unknown``, never ``healthy``.
+A verdict is only as good as what was measured: where the evidence does not decide, it is ``unknown``, never
+``healthy``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from monitor.records import Cause, Failure, Latency, Placement, SessionFacts, Ve
 
 
 class Judgement(NamedTuple):
-    """A verdict, its cause (``None`` if healthy or undecided), the sentence that says why, and the latency gate exceeded."""
+    """A verdict, its cause (``None`` if healthy or undecided), the sentence that says why, and the gate exceeded."""
 
     verdict: Verdict
     cause: Cause | None
@@ -36,7 +37,8 @@ def judge(gate: Gate, facts: SessionFacts, placement: Placement, latency: Latenc
 
 def failed(failure: Failure) -> Judgement:
     """What a check that measured nothing amounts to."""
-    return Judgement("unknown", None, failure.detail)
+    cause = failure.cause or ("runtime_error" if failure.reason == "run_failed" else None)
+    return Judgement("unknown", cause, failure.detail)
 
 
 def _judge_placement(gate: Gate, facts: SessionFacts, placement: Placement) -> Judgement:
@@ -58,7 +60,10 @@ def _judge_placement(gate: Gate, facts: SessionFacts, placement: Placement) -> J
         return Judgement("unknown", None, f"{lost} of the FLOPs cannot be attributed, which decides the gate")
     at = f"{_share(share)} of the FLOPs run on the accelerator, the gate is {_share(gate.npu_flops)}"
     if low < share:
-        at = f"as little as {_share(low)} of the FLOPs run on the accelerator, the gate is {_share(gate.npu_flops)}"
+        worst = placement.branches[0] if placement.branches else None
+        when = f" where {worst.node} takes its {worst.branch}" if worst else " with some samples"
+        gated = f"the gate is {_share(gate.npu_flops)}"
+        at = f"as little as {_share(low)} of the FLOPs run on the accelerator{when}, {gated}"
     return Judgement("fallback", cause_of(facts, placement), at)
 
 
@@ -68,7 +73,7 @@ def cause_of(facts: SessionFacts, placement: Placement) -> Cause:
     for kind in ("not_on_hardware", "context_mismatch", "accelerator_unavailable"):
         if kind in kinds:
             return kind
-    if placement.npu_flops_ratio_range is not None:
+    if placement.npu_flops_ratio_range is not None and placement.branches:
         return "input_dependent"
     dynamic = {r.reason for r in facts.rejections if r.kind == "dynamic_shape"}
     fallen = sum(op.flops_ratio for op in placement.ops)

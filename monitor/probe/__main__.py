@@ -20,7 +20,6 @@ from monitor import wire
 from monitor.errors import MeasureError
 from monitor.records import Failure, Profile, Replays, SessionFacts
 
-
 LAST_WORD = 600.0  # longest an inference may go on after the parent has gone; a hung one must not stay for ever
 
 
@@ -76,6 +75,7 @@ class Probe:
             faults=created.faults,
             samples=self._corpus.facts,
             create_seconds=created.create_seconds,
+            edges=model.edges(),
             notes=("nodes were named in a copy in memory",) if model.renamed else (),
         )
 

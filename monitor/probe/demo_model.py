@@ -1,14 +1,17 @@
 """Makes the demo's healthy model: a small quantized convolutional network that the accelerator takes whole.
 
-``python -m monitor.probe.demo_model FILE``. Weights are random but fixed; every value is quantized to uint8 with graph-edge
-Q/DQ, as quantization tools for the NPU write them.
+``python -m monitor.probe.demo_model FILE``. Weights are random but fixed; every value is quantized to uint8 with
+graph-edge Q/DQ, as quantization tools for the NPU write them.
 """
 
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,7 +21,7 @@ def build(channels: tuple[int, ...] = (3, 16, 32, 32), size: int = 32) -> onnx.M
     random = np.random.default_rng(7)
     graph = _Graph()
     value = graph.quantized("image", 1 / 255, 0)
-    for layer, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+    for layer, (before, after) in enumerate(pairwise(channels)):
         weight = graph.weight(f"w{layer}", random.normal(0, 0.2, (after, before, 3, 3)))
         graph.node("Conv", [value, weight], f"conv{layer}_out", f"conv{layer}", pads=[1, 1, 1, 1])
         graph.node("Relu", [f"conv{layer}_out"], f"relu{layer}_out", f"relu{layer}")
@@ -50,10 +53,10 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def node(self, op_type: str, inputs: list[str], output: str, name: str, **attributes: object) -> None:
+    def node(self, op_type: str, inputs: list[str], output: str, name: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op_type, inputs, [output], name, **attributes))
 
-    def constant(self, name: str, array: np.ndarray) -> str:  # type: ignore[type-arg]
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
 
@@ -66,7 +69,7 @@ class _Graph:
         self.node("DequantizeLinear", [f"{value}_q", scales, zeros], output, f"{value}_dequantize")
         return output
 
-    def weight(self, name: str, array: np.ndarray) -> str:  # type: ignore[type-arg]
+    def weight(self, name: str, array: npt.NDArray[Any]) -> str:
         """A symmetric int8 weight behind a DQ; the name of the dequantized value."""
         scale = float(np.abs(array).max() / 127)
         scales = self.constant(f"{name}_scale", np.array(scale, np.float32))

@@ -9,13 +9,16 @@ sessions of published models: no change of placement, none of latency beyond noi
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from monitor.errors import MeasureError
 from monitor.records import Failure, Node
@@ -42,9 +45,49 @@ class Model:
         """What a session is made from: the path, or the named copy's bytes."""
         return self.proto.SerializeToString() if self.renamed else str(self.path)
 
+    @cached_property
+    def external(self) -> dict[str, mmap.mmap]:
+        """The files that hold the named copy's weights, mapped, by the location that the model gives.
+
+        The runtime finds them by itself when it loads a path, but not when it loads bytes: it then refuses symbolic
+        links out of the folder, as model hubs' caches have. Raises :class:`MeasureError` (``model_missing``).
+        """
+        locations = {
+            entry.value
+            for tensor in _all_tensors(self.proto.graph)
+            if tensor.data_location == TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+        files = {}
+        for location in sorted(locations):
+            path = self.path.parent / location
+            try:
+                with path.open("rb") as file:
+                    files[location] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                detail = f"{path}: the model's external data cannot be read: {getattr(error, 'strerror', '') or error}"
+                raise MeasureError(Failure("model_missing", detail, "deploy it beside the model")) from error
+        return files
+
     def nodes(self) -> tuple[Node, ...]:
         """All nodes of all scopes, bodies after the control node that holds them."""
         return tuple(walk(self.proto.graph))
+
+    def contexts(self) -> tuple[NodeProto, ...]:
+        """The precompiled parts, opaque to everyone but their provider; empty for an ordinary model."""
+        return tuple(node for node in _all_nodes(self.proto.graph) if node.op_type == "EPContext")
+
+    def edges(self) -> tuple[str, ...]:
+        """Names of the Q/DQ nodes that read a graph input or make a graph output."""
+        inputs = {value.name for value in self.proto.graph.input}
+        outputs = {value.name for value in self.proto.graph.output}
+        return tuple(
+            node.name
+            for node in self.proto.graph.node
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            and (node.input[0] in inputs or node.output[0] in outputs)
+        )
 
     def free_dimensions(self) -> dict[str, tuple[int | str | None, ...]]:
         """Shape of each true input (initializers left out): numbers, names of free dimensions, or ``None``."""
@@ -207,6 +250,15 @@ def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
         yield node
         for _, body in bodies(node):
             yield from _all_nodes(body)
+
+
+def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Initializers and tensor attributes of all scopes."""
+    yield from graph.initializer
+    for node in graph.node:
+        yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)
+        for _, body in bodies(node):
+            yield from _all_tensors(body)
 
 
 def _all_values(graph: GraphProto) -> Iterator[str]:

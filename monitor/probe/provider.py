@@ -40,6 +40,14 @@ class LogReading(NamedTuple):
     backend_version: str | None
 
 
+class Context(NamedTuple):
+    """One precompiled context (``EPContext`` node): its string attributes, and the model's metadata."""
+
+    node: str
+    attributes: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+
 class Provider:
     """A plugin execution provider, found by the name of its package."""
 
@@ -88,6 +96,10 @@ class Provider:
     def read_log(self, lines: Iterable[LogLine]) -> LogReading:
         """Reasons and faults in the lines that :meth:`wants` kept."""
         return LogReading((), tuple(Fault("other", one_line(line.message)) for line in lines), None)
+
+    def context_faults(self, contexts: Iterable[Context], configured: Mapping[str, str]) -> list[Fault]:
+        """What is known, before loading, to be foreign about a precompiled model; nothing for a provider not known."""
+        return []
 
     def ignored_options(self, configured: Mapping[str, str]) -> list[Fault]:
         """Options whose name does not occur in the provider's library: nothing can ever read them.

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from monitor.probe.provider import ERROR, LogLine, LogReading, Provider, one_line
+from monitor.probe.provider import ERROR, Context, LogLine, LogReading, Provider, one_line
 from monitor.records import Fault, Rejection, RejectionKind, Target
 
 # LogNodeSupport writes, for each refused node (unit):
@@ -54,6 +54,36 @@ class Qnn(Provider):
     def wants(self, line: LogLine) -> bool:
         """Errors, refused nodes and the SDK's version."""
         return line.severity >= ERROR or _REFUSED in line.message or "Backend build version" in line.message
+
+    def context_faults(self, contexts: Iterable[Context], configured: Mapping[str, str]) -> list[Fault]:
+        """Contexts made by another SDK version, or for another SoC, than those of this session.
+
+        The maker's version is the node's ``ep_sdk_version``, this package's its ``qnn_version``; the SoC stands in the
+        metadata ``ep_compatibility_info`` (``v2:6:2.51.0:5.51.0:0:60:0:0``: SDK third, SoC model sixth, measured).
+        """
+        installed = str(getattr(getattr(self.module, "build_and_package_info", None), "qnn_version", ""))
+        faults = []
+        for context in contexts:
+            made = context.attributes.get("ep_sdk_version", "").removeprefix("v")
+            if made and installed and made.split(".")[:2] != installed.split(".")[:2]:
+                faults.append(
+                    Fault(
+                        "context_foreign",
+                        f"the context {context.node} was made by SDK {made}, this runtime has {installed}",
+                        f"recompile the context with SDK {installed}, or pin the package that has SDK {made}",
+                    )
+                )
+            info = context.metadata.get(f"ep_compatibility_info.{self.ep_name}", "").split(":")
+            soc, wanted = info[5] if len(info) > 5 else "", configured.get("soc_model", "")
+            if soc not in ("", "0") and wanted not in ("", "0", soc):
+                faults.append(
+                    Fault(
+                        "context_foreign",
+                        f"the context {context.node} was made for soc_model {soc}, this session has {wanted}",
+                        f"recompile the context for soc_model {wanted}, or deploy the one made for this SoC",
+                    )
+                )
+        return list(dict.fromkeys(faults))
 
     def read_log(self, lines: Iterable[LogLine]) -> LogReading:
         """Each refused node once (the provider validates in two passes), faults classified, the SDK's version."""

@@ -64,9 +64,7 @@ def _bind(session: Any, feeds: Feeds) -> Any:
     return binding
 
 
-def _time(
-    session: Any, order: Sequence[Any], least: int, budget: float, abandoned: threading.Event
-) -> list[float]:
+def _time(session: Any, order: Sequence[Any], least: int, budget: float, abandoned: threading.Event) -> list[float]:
     options = quiet_run_options()
     run, clock = session.run_with_iobinding, time.perf_counter_ns
     seconds: list[float] = []

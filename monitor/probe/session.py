@@ -7,7 +7,6 @@ created (a verbose session whose runs are quiet is within 1 % of a quiet one, me
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import onnxruntime as ort
 
 from monitor.errors import MeasureError
 from monitor.probe.model import Model
-from monitor.probe.provider import LogLine, Provider, one_line
+from monitor.probe.provider import Context, LogLine, Provider, one_line
 from monitor.records import Failure, Fault, Placed, Rejection, Runtime, Tensor
 from monitor.wire import Spec
 
@@ -26,7 +25,6 @@ _ENUMS: dict[str, Any] = {
     "execution_mode": ort.ExecutionMode,
     "execution_order": ort.ExecutionOrder,
 }
-EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 CPU = ["CPUExecutionProvider"]
 
 
@@ -78,7 +76,8 @@ def create(spec: Spec, model: Model, provider: Provider, profile_prefix: str) ->
     """
     devices = provider.devices()
     options = provider.options(spec.options)
-    faults = list(provider.ignored_options(spec.options))
+    foreign = provider.context_faults(contexts_of(model), spec.options)
+    faults = [*provider.ignored_options(spec.options), *foreign]
     so = session_options(spec, model)
     so.log_severity_level = 0
     so.enable_profiling = True
@@ -100,7 +99,7 @@ def create(spec: Spec, model: Model, provider: Provider, profile_prefix: str) ->
         with log:
             session = ort.InferenceSession(model.source(), so)
     except Exception as error:
-        raise MeasureError(_not_created(spec, provider, log, error)) from error
+        raise MeasureError(_not_created(spec, model, provider, log, foreign, error)) from error
     seconds = time.perf_counter() - start
     session.disable_fallback()
     reading = provider.read_log(log.lines)
@@ -119,11 +118,24 @@ def create(spec: Spec, model: Model, provider: Provider, profile_prefix: str) ->
     return Created(session, log, runtime, tuple(faults), seconds)
 
 
+def contexts_of(model: Model) -> list[Context]:
+    """The model's precompiled parts, as its provider wants to see them; the binary itself stays out."""
+    metadata = {entry.key: entry.value for entry in model.proto.metadata_props}
+    return [
+        Context(
+            node.name,
+            {a.name: a.s.decode("utf-8", "replace") for a in node.attribute if a.s and a.name != "ep_cache_context"},
+            metadata,
+        )
+        for node in model.contexts()
+    ]
+
+
 def session_options(spec: Spec, model: Model) -> Any:
     """SessionOptions as the application sets them, over the named copy.
 
-    Raises :class:`MeasureError`: ``dims_unknown`` for an override that the model does not have (the runtime would ignore
-    it silently), ``session_failed`` for a setting that does not exist.
+    Raises :class:`MeasureError`: ``dims_unknown`` for an override that the model does not have (the runtime would
+    ignore it silently), ``session_failed`` for a setting that does not exist.
     """
     so = ort.SessionOptions()
     for key, value in spec.session.items():
@@ -139,8 +151,10 @@ def session_options(spec: Spec, model: Model) -> Any:
                 Failure("dims_unknown", f"{spec.path}: dims.{name}: no such free dimension", f"the model has: {has}")
             )
         so.add_free_dimension_override_by_name(name, size)
-    if model.renamed and EXTERNAL_FOLDER not in spec.session:
-        so.add_session_config_entry(EXTERNAL_FOLDER, str(model.path.parent))
+    if model.renamed and model.external:
+        so.add_external_initializers_from_files_in_memory(
+            list(model.external), list(model.external.values()), [len(data) for data in model.external.values()]
+        )
     return so
 
 
@@ -159,7 +173,9 @@ def signature(session: Any) -> tuple[Tensor, ...]:
         Tensor(
             value.name,
             value.type,
-            tuple(d if isinstance(d, int) and d >= 0 else (d if isinstance(d, str) and d else None) for d in value.shape),
+            tuple(
+                d if isinstance(d, int) and d >= 0 else (d if isinstance(d, str) and d else None) for d in value.shape
+            ),
         )
         for value in session.get_inputs()
     )
@@ -178,22 +194,31 @@ def _set_attribute(so: Any, key: str, value: Any) -> None:
         value = getattr(_ENUMS[key], str(value), value)
     try:
         setattr(so, key, value)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # AttributeError: a method, not an attribute
         allowed = f"one of {', '.join(_ENUMS[key].__members__)}" if key in _ENUMS else "another type of value"
-        raise MeasureError(Failure("session_failed", f"session.{key}: {value!r} is refused", f"write {allowed}")) from error
+        raise MeasureError(
+            Failure("session_failed", f"session.{key}: {value!r} is refused", f"write {allowed}")
+        ) from error
 
 
 def _text(value: str | float | bool) -> str:
     return ("1" if value else "0") if isinstance(value, bool) else str(value)
 
 
-def _not_created(spec: Spec, provider: Provider, log: Log, error: Exception) -> Failure:
-    reason = one_line(error)
-    with contextlib.suppress(StopIteration):
-        fault = next(f for f in provider.read_log(log.lines).faults if f.kind == "context_mismatch")
-        return Failure("session_failed", f"{spec.path}: {reason}", fault.mend)
+def _not_created(
+    spec: Spec, model: Model, provider: Provider, log: Log, foreign: list[Fault], error: Exception
+) -> Failure:
+    detail = f"{spec.path}: {one_line(error)}"
+    read = provider.read_log(log.lines).faults
+    down = next((fault for fault in read if fault.kind == "accelerator_unavailable"), None)
+    if down is not None:
+        return Failure("session_failed", f"{detail}: {down.message}", down.mend, "accelerator_unavailable")
+    context = next((fault for fault in (*foreign, *read) if fault.kind.startswith("context")), None)
+    if context is not None or model.contexts():
+        said = f"{detail}: {context.message}" if context else detail
+        mend = context.mend if context else "recompile the context on this board's SDK; its binary may be cut"
+        return Failure("session_failed", said, mend, "context_mismatch")
     if type(error).__name__ in ("InvalidProtobuf", "NoModel", "InvalidGraph"):
-        mend = "copy the model to the board again and compare its checksum"
-        return Failure("model_invalid", f"{spec.path}: {reason}", mend)
+        return Failure("model_invalid", detail, "copy the model to the board again and compare its checksum")
     mend = "try another soc_model or fix the model; the message is the runtime's own"
-    return Failure("session_failed", f"{spec.path}: {reason}", mend)
+    return Failure("session_failed", detail, mend)

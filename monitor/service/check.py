@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol
 
 from monitor.analysis import latency as latencies
@@ -20,11 +21,13 @@ from monitor.analysis import verdict as verdicts
 from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
 from monitor.errors import MeasureError
+from monitor.outputs.state import StateWriteError, study_key
 from monitor.records import CheckResult, Failure, Latency, Placement, SessionFacts, Study
-from monitor.service.handle import ProbeHandle
+from monitor.service.handle import ProbeClosed, ProbeHandle
 from monitor.service.schedule import Backoff
 from monitor.wire import Audit, MakeStudy, Open, Replay, Spec
 
+STUDY_RUNS: Final = 8  # samples that show which way the control flow goes
 AUDIT_RUNS: Final = 3
 AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
 WARMUPS: Final = 3
@@ -85,6 +88,7 @@ class Checker:
         self._progress = progress
         self._life: _Life | None = None
         self._handles: list[ProbeHandle] = []
+        self._closed = False
 
     @property
     def longest(self) -> float:
@@ -129,7 +133,7 @@ class Checker:
             runtime=facts.runtime if facts else None,
             error=failure,
             breach=judged.breach,
-            notes=tuple(f"{f.message}; {f.mend}" for f in facts.faults if f.kind == "option_ignored") if facts else (),
+            notes=tuple(f"{f.message}; {f.mend}" for f in facts.faults if f.kind in ("option_ignored", "context_foreign")) if facts else (),
         )
 
     def died(self) -> bool:
@@ -138,7 +142,8 @@ class Checker:
         return life is not None and not life.handle.alive
 
     def close(self, grace: float = 5.0) -> None:
-        """End the probes; a running inference may finish within ``grace`` seconds. From any thread."""
+        """End the probes for good; a running inference may finish within ``grace`` seconds. From any thread."""
+        self._closed = True
         for handle in list(self._handles):
             handle.close(grace)
 
@@ -151,10 +156,9 @@ class Checker:
             due = time.monotonic() - life.made >= self._audit_interval
             if life.handle.alive and not due and life.identity == identity:
                 return life
-            crashed = not life.handle.alive
+            if not life.handle.alive:  # died between checks: a request that fails says how
+                self._replay(life)
             self._end()
-            if crashed:  # between checks: nobody asked it anything, so nobody has said so yet
-                raise MeasureError(Failure("probe_crashed", "the probe died between two checks"))
         self._life = self._make(identity)
         return self._life
 
@@ -164,6 +168,7 @@ class Checker:
             name=model.name,
             path=str(model.path),
             provider=self._provider,
+            source=str(model.source) if model.source else None,
             samples=str(model.samples) if model.samples else None,
             dims=model.dims,
             options=model.options,
@@ -182,21 +187,22 @@ class Checker:
 
     def _study(self, spec: Spec) -> tuple[Study | None, tuple[str, ...]]:
         """The model's study, from the cache or from a process of its own."""
-        key = study_key(spec)
+        key = _key(spec)
         study = self._studies.study(key)
         if study is not None:
             return study, ()
         self._progress("studying the model on the CPU")
         handle = self._start()
         try:
-            study = handle.request(MakeStudy(spec, AUDIT_RUNS), CREATION_FACTOR * self.model.timeout)
+            study = handle.request(MakeStudy(spec, STUDY_RUNS), CREATION_FACTOR * self.model.timeout)
         except MeasureError as error:
             if error.failure.reason not in _STUDY_ONLY:
                 raise
             return None, (f"FLOPs are not known: {error.failure.detail}",)
         finally:
             self._close(handle)
-        self._studies.put_study(key, study)
+        with contextlib.suppress(StateWriteError):  # then it is made again; the check's own write tells of the disk
+            self._studies.put_study(key, study)
         return study, ()
 
     def _replay(self, life: _Life) -> Latency:
@@ -210,16 +216,22 @@ class Checker:
 
     def _identity(self) -> tuple[object, ...]:
         """Changes when the model's file or the runtime's packages do."""
+        path = self.model.path
         try:
-            stat = self.model.path.stat()
+            stat = path.stat()
         except OSError as error:
-            detail, mend = f"{self.model.path}: {error.strerror}", "deploy the model or correct models.path"
-            raise MeasureError(Failure("model_missing", detail, mend)) from error
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino, _version("onnxruntime"), _version(_package(self._provider)))
+            raise MeasureError(_missing(f"{path}: {error.strerror}")) from error
+        if not S_ISREG(stat.st_mode):  # reading a pipe or a device may block for ever
+            raise MeasureError(_missing(f"{path}: not a regular file"))
+        versions = _version("onnxruntime"), _version(_package(self._provider))
+        return (stat.st_mtime_ns, stat.st_size, stat.st_ino, *versions)
 
     def _start(self) -> ProbeHandle:
         handle = ProbeHandle()
         self._handles.append(handle)
+        if self._closed:  # looked at last: :meth:`close` may have come before the handle was in its list
+            self._close(handle)
+            raise ProbeClosed
         return handle
 
     def _close(self, handle: ProbeHandle) -> None:
@@ -233,25 +245,30 @@ class Checker:
             self._close(handle)
 
 
-def study_key(spec: Spec) -> str:
+def _key(spec: Spec) -> str:
     """The key of a study: model bytes, dims, samples, optimization level and runtime version.
 
     Raises :class:`MeasureError` (``model_missing``) if the model cannot be read.
     """
-    path = Path(spec.path)
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        samples = ["synthetic"]
+        sha256, source = (_sha256(path) if path else "" for path in (spec.path, spec.source))
+        samples = "synthetic"
         if spec.samples is not None:
-            folder = Path(spec.samples)
-            samples = [f"{p.name} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p in sorted(folder.glob("*.npz"))]
+            files = [(p.name, p.stat()) for p in sorted(Path(spec.samples).glob("*.npz"))]
+            samples = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
     except OSError as error:
-        mend = "deploy the model or correct models.path"
-        raise MeasureError(Failure("model_missing", f"{error.filename}: {error.strerror}", mend)) from error
-    level = spec.session.get("graph_optimization_level", "")
-    parts = [sha256, str(sorted(spec.dims.items())), *samples, str(level), _version("onnxruntime")]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        raise MeasureError(_missing(f"{error.filename}: {error.strerror}")) from error
+    level = str(spec.session.get("graph_optimization_level", ""))
+    return study_key(sha256, spec.dims, samples, source, level, _version("onnxruntime"))
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _missing(detail: str) -> Failure:
+    return Failure("model_missing", detail, "deploy the model or correct models.path")
 
 
 def _package(provider: str) -> str:

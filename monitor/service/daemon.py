@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
+import msgspec
+
 import monitor
 from monitor.analysis.incidents import advance
 from monitor.config import Config
@@ -56,7 +58,7 @@ class Daemon:
         self._exposition = Exposition(self._checkers, self._board, monitor.__version__, time.time())
         self._schedule = Schedule(self._defect)
         self._stop = threading.Event()
-        self._rejected: set[tuple[str, str]] = set()
+        self._remarked: set[tuple[str, ...]] = set()
         self._web = WebServer(
             config.listen, file=config.file, page=self._page, metrics=self._exposition, health=self.health
         )
@@ -77,6 +79,7 @@ class Daemon:
         finally:
             notify.stopping()
             self._end()
+        logger.info("stopped")
 
     @property
     def address(self) -> str:
@@ -119,21 +122,23 @@ class Daemon:
         self._exposition.record(result)
         for event in events:
             self._tell(event)
-        self._name_rejected(result)
+        self._remark(result)
         notify.status(self._summary())
 
     def _tell(self, event: Event) -> None:
         self._exposition.count_event(event)
         event_log.emit(event, logger)
 
-    def _name_rejected(self, result: CheckResult) -> None:
-        """Each sample that does not fit is named once."""
-        for sample in result.samples.rejected if result.samples else ():
-            if (result.model, sample.file) not in self._rejected:
-                self._rejected.add((result.model, sample.file))
-                logger.warning(
-                    "sample_rejected", model=result.model, file=sample.file, reason=sample.reason, detail=sample.detail
-                )
+    def _remark(self, result: CheckResult) -> None:
+        """Name each setting that does nothing and each sample that does not fit, once."""
+        rejected = result.samples.rejected if result.samples else ()
+        remarks = [("check_note", {"detail": note}) for note in result.notes]
+        remarks += [("sample_rejected", msgspec.to_builtins(sample)) for sample in rejected]
+        for name, fields in remarks:
+            remark = (name, result.model, *fields.values())
+            if remark not in self._remarked:
+                self._remarked.add(remark)
+                logger.warning(name, model=result.model, **fields)
 
     def _defect(self, name: str, error: Exception) -> None:
         """A check raised what it should not have: a defect of npumon, shown as such, and the service goes on."""
@@ -170,7 +175,6 @@ class Daemon:
         self._schedule.stop()
         self._web.stop()
         self._state.close()
-        logger.info("stopped")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop.set()
@@ -179,7 +183,10 @@ class Daemon:
         for note in self._state.notes:
             logger.warning("state_damaged", detail=note)
         logger.info(
-            "started", version=monitor.__version__, models=list(self._checkers), address=self.address,
+            "started",
+            version=monitor.__version__,
+            models=list(self._checkers),
+            address=self.address,
             interval_seconds=self._config.interval,
         )
 

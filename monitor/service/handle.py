@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from monitor import wire
 from monitor.errors import MeasureError
 from monitor.records import Failure, FailureReason, Profile, Replays, SessionFacts, Study
 
+_ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1"}
+"""onnxruntime's Linux wheels report sessions and models to their maker unless told not to before the import."""
 PROBE: Final = (sys.executable, "-m", "monitor.probe")
 OUTPUT_KEPT: Final = 64 * 1024
 SLICE: Final = 0.5
@@ -106,6 +109,8 @@ class ProbeHandle:
         self._failure: Failure | None = None
         try:
             with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+                # The child's own files go with it, however it ends.
+                scratch = ours.enter_context(tempfile.TemporaryDirectory(prefix="npumon-", ignore_cleanup_errors=True))
                 requests, self._requests = _pipe(theirs, ours)
                 self._replies, replies = _pipe(ours, theirs)
                 printed, output = _pipe(ours, theirs)
@@ -116,6 +121,7 @@ class ProbeHandle:
                     stderr=output,
                     pass_fds=(requests.fileno(), replies.fileno()),
                     start_new_session=True,
+                    env={**os.environ, **_ENVIRONMENT, "TMPDIR": scratch},
                 )
                 self._pipes = ours.pop_all()
         except OSError as error:

@@ -225,12 +225,14 @@ class _Scheduler(BaseScheduler):  # type: ignore[misc]
 
     def shutdown(self, wait: bool = True) -> None:
         super().shutdown(wait)
-        self.wakeup()
+        os.eventfd_write(self._wake, 1)
         self._thread.join()
         os.close(self._wake)
 
     def wakeup(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        # Before the start there is nobody to wake, and after the end the descriptor is somebody else's.
+        if self.state != STATE_STOPPED:
+            os.eventfd_write(self._wake, 1)
 
     def _loop(self) -> None:
         waiting = select.poll()

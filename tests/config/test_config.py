@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from monitor import wire
-from monitor.config import SIZE_LIMIT, Config, Gate, Model, load
+from monitor.config import Config, Gate, Model, load
+from monitor.document import SIZE_LIMIT
 from monitor.errors import UsageError
 
 HERE = Path(__file__).parent
@@ -191,6 +192,24 @@ def test_what_exhausts_the_toml_parser_is_a_mistake_like_any_other(tmp_path: Pat
     """Nesting and numbers beyond the interpreter's limits end in a sentence, not in its exceptions."""
     file = written(tmp_path, content)
     assert refusal(file) == f"{file}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a" * 5000,
+        f"{'a' * 5000} = 1",
+        f"{'a.' * 2000}b = 1 2",
+        f'"{" " * 5000}" = 1',
+        f'monitor.listen = "{"a" * 5000}"',
+    ],
+    ids=["syntax", "key", "dots", "quoted", "value"],
+)
+def test_a_mistake_of_any_length_is_a_sentence_to_read(tmp_path: Path, content: str) -> None:
+    """Names and values of thousands of characters are cut, so that the mend stays on the screen."""
+    message = refusal(written(tmp_path, content))
+    assert len(message) < 500 + len(str(tmp_path))
+    assert "…" in message
 
 
 def test_a_file_name_cannot_break_the_line(tmp_path: Path) -> None:

@@ -254,6 +254,22 @@ def test_replacing_with_the_same_interval_keeps_the_phase(schedule: Schedule) ->
     assert not second
 
 
+def test_a_hastened_job_runs_once_more_and_keeps_its_phase(schedule: Schedule) -> None:
+    """Hastening runs a job early, never later than it was due, whether the schedule runs or not."""
+    runs = Runs()
+    schedule.add("m", 60, runs)
+    schedule.hasten("m", 0.1)
+    schedule.start()
+    assert eventually(lambda: len(runs) == 1)
+    schedule.hasten("m", 0.1)
+    schedule.hasten("m", 30)
+    assert eventually(lambda: len(runs) == 2)
+    schedule.stop()
+    schedule.hasten("m", 0.1)
+    time.sleep(0.3)
+    assert len(runs) == 2
+
+
 def test_at_rest_it_sleeps(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 20 models at an hour's interval, only a heartbeat every ten seconds wakes the scheduler."""
     monkeypatch.setattr("monitor.service.schedule.SOON", 0.2)
