@@ -6,10 +6,9 @@ Heavy imports wait for the command that needs them.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from monitor import __version__
+from monitor import __version__, arguments
 from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_USAGE, EXIT_WORSE, NpumonError
 
 if TYPE_CHECKING:
     from monitor.config import Config, Model
-    from monitor.records import CheckResult
+    from monitor.records import CheckResult, Forecast
+    from monitor.service.report import Drawing
 
 _Result = TypeVar("_Result")
 
@@ -83,46 +83,70 @@ def check(file: Path, only: str | None, as_json: bool) -> None:
 
 
 @npumon.command(epilog=EXIT_CODES)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--option", "options", multiple=True, metavar="K=V", help="An option of the execution provider.")
-@click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Fix a free dimension, as the application does.")
-@click.option("-s", "--session", "settings", multiple=True, metavar="K=V", help="A session option or config entry.")
-@click.option("--source", type=click.Path(path_type=Path), help="The model that a precompiled MODEL was made from.")
-@click.option("--samples", type=click.Path(path_type=Path), help="A folder of .npz inputs; without, they are made up.")
-@click.option("--provider", default="qnn", show_default=True, help="The execution provider's package, without prefix.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds the model may take for a step.")
+@arguments.described
+@arguments.EP_OPTION
+@arguments.PROVIDER_OPTION
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also draw the inference into FILE.")
+@click.option("--deep", is_flag=True, help="Also what each op costs on the accelerator, in a second session.")
 @JSON_OPTION
-def audit(
-    model: Path,
-    options: tuple[str, ...],
-    dims: tuple[str, ...],
-    settings: tuple[str, ...],
-    source: Path | None,
-    samples: Path | None,
-    provider: str,
-    timeout: float,
-    as_json: bool,
-) -> None:
+def audit(provider: str, html: Path | None, deep: bool, as_json: bool, **description: Any) -> None:
     """Show where each op of MODEL ran and why: NPU share by FLOPs, time and nodes, the worst ops, what to do."""
-    from monitor.config import Model
     from monitor.outputs import text
 
-    subject = Model(
-        name=model.stem,
-        path=model,
-        source=source,
-        samples=samples,
-        dims=_dims(dims),
-        options=_pairs("-o", options),
-        session={key: _setting(key, value) for key, value in _pairs("-s", settings).items()},
-        timeout=_seconds(timeout),
-    )
-    (result,) = _check(provider, [subject], replays=False)
+    subject = _guard(lambda: arguments.subject(**description))
+    drawing = _drawing(html)
+    (result,) = _check(provider, [subject], replays=False, deep=deep, drawing=drawing)
+    if drawing is not None:
+        _guard(partial(drawing.write, result))
     if as_json:
         _print_json(text.audit_document(result))
     else:
         click.echo(text.audit_table(result, _colour()))
     sys.exit(_exit_code([result]))
+
+
+@npumon.command(
+    epilog="Exit codes: 0 every SoC healthy, 1 some SoC falls back, 2 bad arguments, 3 some SoC could not be predicted."
+)
+@arguments.described
+@click.option("--soc", "socs", required=True, metavar="LIST", help="SoCs as the provider names them: 57,58,60.")
+@arguments.EP_OPTION
+@arguments.PROVIDER_OPTION
+@JSON_OPTION
+def preflight(socs: str, provider: str, as_json: bool, **description: Any) -> None:
+    """Predict where the ops of MODEL run on each SoC: one session a SoC, on the simulator, nothing is timed."""
+    from monitor.outputs import preflight as matrix
+    from monitor.service.preflight import preflight
+
+    subject = _guard(lambda: arguments.subject(**description))
+    names = _guard(lambda: arguments.listed("--soc", socs))
+    with _progress(len(names) + 1) as step:
+        result = _guard(lambda: preflight(subject, provider, names, partial(step, subject.name)))
+    if as_json:
+        _print_json(matrix.document(result))
+    else:
+        click.echo(matrix.table(result, _colour()))
+    sys.exit(_exit_code(result.forecasts))
+
+
+@npumon.command(epilog="Exit codes: 0 written, 2 bad arguments, 3 the CPU cannot run the model.")
+@arguments.described
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file; beside MODEL, add .study.json.")
+def study(out: Path, **description: Any) -> None:
+    """Find out on this machine what MODEL computes, so that no board has to run it on its CPU for that.
+
+    Ship the file beside the model as <model file>.study.json: it is used if it fits, and ignored with a note if not.
+    """
+    from monitor.service.offboard import make_study
+
+    subject = _guard(lambda: arguments.subject(**description))
+    with _progress(1) as step:
+        made = _guard(lambda: make_study(subject, out, partial(step, subject.name)))
+    nodes = f"{len(made.nodes)} node{'s' * (len(made.nodes) != 1)}"
+    inputs = "synthetic inputs" if made.samples == "synthetic" else "files as inputs"
+    click.echo(f"{out}: {nodes}, {inputs}, onnxruntime {made.onnxruntime}")
+    for note in made.notes:
+        click.echo(f"note: {note}")
 
 
 @npumon.command("check-config")
@@ -217,15 +241,19 @@ def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
     sys.exit(code)
 
 
-def _check(provider: str, models: list[Model], replays: bool) -> list[CheckResult]:
+def _check(
+    provider: str, models: list[Model], replays: bool, deep: bool = False, drawing: Drawing | None = None
+) -> list[CheckResult]:
     from monitor.service.check import Checker, Memory
 
     studies, results = Memory(), []
-    with _progress(len(models) * (4 if replays else 3)) as step:
+    with _progress(len(models) * (3 + replays + deep)) as step:
         for model in models:
-            checker = Checker(model, provider, float("inf"), studies, partial(step, model.name))
+            observe = drawing.observe if drawing is not None else None
+            checker = Checker(model, provider, float("inf"), studies, partial(step, model.name), observe)
             try:
-                results.append(checker.check(replays))
+                result = checker.check(replays)
+                results.append(checker.deepen(result) if deep else result)
             finally:
                 checker.close()
     for result in results:
@@ -245,45 +273,19 @@ def _progress(steps: int) -> Iterator[Callable[[str, str], None]]:
         yield lambda name, text: bar.update(1, f"{name}: {text}")
 
 
-def _exit_code(results: list[CheckResult]) -> int:
+def _drawing(file: Path | None) -> Drawing | None:
+    if file is None:
+        return None
+    from monitor.service.report import Drawing
+
+    return Drawing(file)
+
+
+def _exit_code(results: Iterable[CheckResult | Forecast]) -> int:
     verdicts = {result.verdict for result in results}
     if verdicts & {"fallback", "degraded"}:
         return EXIT_WORSE
     return EXIT_UNMEASURED if "unknown" in verdicts else EXIT_HEALTHY
-
-
-def _pairs(flag: str, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for text in values:
-        key, separator, value = text.partition("=")
-        if not separator or not key:
-            _fail(f"{flag} {text}: expected KEY=VALUE; write {flag} {key or 'KEY'}=VALUE")
-        pairs[key] = value
-    return pairs
-
-
-def _dims(values: tuple[str, ...]) -> dict[str, int]:
-    dims = {}
-    for name, size in _pairs("--dim", values).items():
-        if not re.fullmatch(r"[0-9]{1,18}", size) or int(size) < 1:
-            _fail(f"--dim {name}={size}: expected a whole number of at least 1; write --dim {name}=1")
-        dims[name] = int(size)
-    return dims
-
-
-def _setting(key: str, value: str) -> str | int | bool:
-    """``value`` as TOML would type it for an attribute; a config entry, which has a dot in its name, is text."""
-    if "." in key or not re.fullmatch(r"-?[0-9]{1,18}|true|false", value):
-        return value
-    return value == "true" if value in ("true", "false") else int(value)
-
-
-def _seconds(timeout: float) -> float:
-    from monitor.config import LONGEST
-
-    if not 0 < timeout <= LONGEST:
-        _fail(f"--timeout {timeout:g}: expected seconds above 0 and up to {LONGEST:.0f}; write --timeout 60")
-    return timeout
 
 
 def _defect(error: Exception) -> str:

@@ -30,6 +30,7 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     npu_flops: float = 0.95
     cv: float = 0.15
     median: float | None = None
+    output_error: float = 0.1
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +51,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     replays: int = 30
     resident: bool = True
     timeout: float = 30.0
+    compare_outputs: bool = True
     gate: Gate = Gate()
 
 
@@ -303,6 +305,7 @@ _GATE = {
     "npu_flops": _Key(_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"), "0.95"),
     "cv": _Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.15"),
     "median": _Key(_duration, '"12ms"'),
+    "output_error": _Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.1"),
 }
 _MODEL = {
     "name": _Key(_name, '"detector"'),
@@ -315,6 +318,7 @@ _MODEL = {
     "replays": _Key(_integer(2, 10_000, "an integer from 2 to 10000"), "30"),
     "resident": _Key(_switch),
     "timeout": _Key(_duration, '"30s"'),
+    "compare_outputs": _Key(_switch),
     "gate": _Key(lambda spot: Gate(**_table(spot, _GATE))),
 }
 _ROOT = {

@@ -208,7 +208,7 @@ class Profile(Struct, frozen=True):
 
 
 class DeepRow(Struct, frozen=True):
-    """One op of the accelerator's own profile, its cycles summed over the profiled inferences.
+    """One op of the accelerator's own profile; ``cycles`` is the median of the profiled inferences.
 
     ``name`` is the accelerator's, ``sources`` the nodes that the runtime handed over for it, ``after`` the names of the
     ops whose results it reads (empty where that is not known). ``edge``: it carries a partition's inputs or outputs.
@@ -222,10 +222,10 @@ class DeepRow(Struct, frozen=True):
 
 
 class DeepTimes(Struct, frozen=True):
-    """Nested durations of one inference in seconds, means over the profiled ones, each containing the next.
+    """Nested durations of one inference in seconds, medians of the profiled ones, each containing the next.
 
-    ``inference`` is the host's clock around it, ``call`` the remote calls that run the partitions, ``accelerator`` their
-    execution there, ``busy`` that without waiting for its resources. What the provider does not report is ``None``.
+    ``inference`` is the host's clock around it, ``call`` the remote calls that run the partitions, ``accelerator``
+    their execution there, ``busy`` that without waiting for its resources. ``None``: the provider does not report it.
     """
 
     inference: float
@@ -237,14 +237,14 @@ class DeepTimes(Struct, frozen=True):
 class DeepReading(Struct, frozen=True):
     """What the accelerator's own profile says of ``runs`` inferences.
 
-    ``cycles`` is the accelerator's own total over them, where it gives one. ``partial`` says why something, or all of
-    it, is missing.
+    ``unlisted`` are cycles of the accelerator's own total that no row accounts for. ``partial`` says why something, or
+    all of it, is missing.
     """
 
     placement: tuple[Placed, ...]
     runs: int
     rows: tuple[DeepRow, ...] = ()
-    cycles: int | None = None
+    unlisted: int = 0
     times: DeepTimes | None = None
     partial: str | None = None
 
@@ -255,6 +255,42 @@ class Replays(Struct, frozen=True):
     seconds: tuple[float, ...]
     warmups: tuple[float, ...]
     drawn: tuple[int, ...] = ()
+
+
+class OutputAgreement(Struct, frozen=True):
+    """One output of the model: what the accelerator's session gave against the CPU's, on the same samples.
+
+    ``relative_error`` is ||a - c|| / ||c|| (2-norm, a from the accelerator, c from the CPU; Golub and Van Loan, Matrix
+    Computations, 2.2.3) for the sample with the largest difference, by the norm of the sample with the largest one;
+    ``cosine`` that of the angle between a and c, ``max_abs_error`` the largest finite |a - c|; for a quantized output
+    (``kind``) of the integers without their zero point. ``unequal_ratio`` is the share of elements that differ, for
+    discrete outputs (indices, classes, flags). The latter three are the worst sample's. ``nan``, ``inf`` (accelerator)
+    and ``cpu_nan``, ``cpu_inf`` count over all elements of all samples. A value that only the CPU has finite counts as
+    lost, as 0, in the error. ``compared`` of ``elements`` were looked at, over all samples. ``noise_ratio`` is the CPU's
+    own error from one run to the next, measured only where the two disagree. ``skipped`` says why nothing was compared.
+    """
+
+    name: str
+    kind: Literal["float", "quantized", "discrete", "other"]
+    relative_error: float | None = None
+    cosine: float | None = None
+    max_abs_error: float | None = None
+    unequal_ratio: float | None = None
+    noise_ratio: float | None = None
+    nan: int = 0
+    inf: int = 0
+    cpu_nan: int = 0
+    cpu_inf: int = 0
+    elements: int = 0
+    compared: int = 0
+    skipped: str = ""
+
+
+class Comparison(Struct, frozen=True):
+    """The accelerator's outputs against the CPU's, as measured over ``samples`` inferences."""
+
+    samples: int
+    outputs: tuple[OutputAgreement, ...]
 
 
 # -------------------------------------------------------------------------------------- what was concluded
@@ -289,7 +325,10 @@ class Branch(Struct, frozen=True):
 
 
 class Placement(Struct, frozen=True):
-    """Where the model's work ran, over the profiled samples. Ratios are ``None`` where FLOPs are not known."""
+    """Where the model's work ran, over the profiled samples. Ratios are ``None`` where FLOPs are not known.
+
+    ``handoffs`` counts how often one profiled inference changed between accelerator and CPU, edge Q/DQ included.
+    """
 
     npu_flops_ratio: float | None
     npu_flops_ratio_range: tuple[float, float] | None
@@ -303,13 +342,14 @@ class Placement(Struct, frozen=True):
     unattributed: dict[str, float] = {}
     branches: tuple[Branch, ...] = ()
     notes: tuple[str, ...] = ()
+    handoffs: int | None = None
 
 
 class DeepOp(Struct, frozen=True):
     """What one op of the model costs on the accelerator. ``cycles`` are those of one inference.
 
-    ``part``: ``op`` is a node of the model, and ``fused`` are others that run inside it; ``layout`` is the one sum of what
-    was inserted (Transpose, Q/DQ, the copies at the partitions' edges); ``unjoined`` could not be matched to a node.
+    ``part``: ``op`` is a node of the model, and ``fused`` are others that run inside it; ``layout`` is the one sum of
+    what was inserted (Transpose, Q/DQ, the copies at the partitions' edges); ``unjoined`` matched no node.
     """
 
     node: str
@@ -323,8 +363,8 @@ class DeepOp(Struct, frozen=True):
 class DeepProfile(Struct, frozen=True):
     """The accelerator's own profile, joined to the model's nodes; worst op first.
 
-    The three ``*_ratio`` are shares of ``total_cycles`` and sum to 1. Seconds are means of one inference, and sum to
-    ``inference_seconds`` where all of them are known; without ``wait_seconds`` the waiting is part of the accelerator's,
+    The three ``*_ratio`` are shares of ``total_cycles`` and sum to 1. Seconds are those of one inference, and sum to
+    ``inference_seconds`` where they are known; without ``wait_seconds`` the waiting is part of the accelerator's,
     without ``rpc_seconds`` the transport is part of the host's.
     """
 
@@ -349,6 +389,19 @@ class Latency(Struct, frozen=True):
     cv_ratio: float
     replays_seconds: tuple[float, ...]
     warmups_seconds: tuple[float, ...]
+
+
+class Agreement(Struct, frozen=True):
+    """Whether the accelerator computes what the CPU computes.
+
+    ``error_ratio`` is the largest error of an output that can be judged; ``None`` if nothing was compared. ``notes`` say what
+    was not, or not in full, and why.
+    """
+
+    error_ratio: float | None
+    outputs: tuple[OutputAgreement, ...] = ()
+    samples: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Failure(Struct, frozen=True):
@@ -391,6 +444,64 @@ class CheckResult(Struct, frozen=True):
     breach: Literal["median", "cv"] | None = None
     notes: tuple[str, ...] = ()
     deep: DeepProfile | None = None
+    agreement: Agreement | None = None
+
+
+Lane = Literal["accelerator", "cpu", "edge", "unattributed"]
+
+
+class Cell(Struct, frozen=True):
+    """One op of the model in a :class:`Strip`: where it ran, what it computes in one inference, and why it is there.
+
+    ``unit`` numbers the partition, from 1 in the order they run; 0 off the accelerator. ``flops`` is ``None`` where those
+    of the model are not known; ``reason`` is empty for what runs where it should.
+    """
+
+    name: str
+    op_type: str
+    lane: Lane
+    unit: int = 0
+    flops: int | None = None
+    time_ratio: float | None = None
+    reason: str = ""
+
+
+class Strip(Struct, frozen=True):
+    """One inference in the order it runs, for a report that draws it; never part of a :class:`CheckResult`.
+
+    ``ordered_by`` says whose order it is: a profiled run of this session, or the study's run on the CPU. ``sample`` is
+    the number of the drawn sample, from 1, of ``samples``; 0 where FLOPs are not known. ``omitted`` counts ops that
+    compute nothing and whose place is not known.
+    """
+
+    cells: tuple[Cell, ...]
+    ordered_by: Literal["session", "study"]
+    sample: int = 0
+    samples: int = 0
+    omitted: int = 0
+
+
+class Forecast(Struct, frozen=True):
+    """The placement of one model on one SoC. ``error`` is set, and ``verdict`` is ``unknown``, if no session came up."""
+
+    soc: str
+    verdict: Verdict
+    reason: str
+    cause: Cause | None = None
+    placement: Placement | None = None
+    runtime: Runtime | None = None
+    error: Failure | None = None
+
+
+class Preflight(Struct, frozen=True):
+    """One model over several SoCs, one session each. ``timestamp`` is UTC seconds since the epoch."""
+
+    model: str
+    timestamp: float
+    forecasts: tuple[Forecast, ...]
+    model_sha256: str | None = None
+    samples: Literal["files", "synthetic"] | None = None
+    notes: tuple[str, ...] = ()
 
 
 EventName = Literal[

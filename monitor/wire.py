@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from monitor.records import DeepReading, Failure, Profile, Replays, SessionFacts, Study
+from monitor.records import Comparison, DeepReading, Failure, Profile, Replays, SessionFacts, Study
 
 FRAME_LIMIT = 256 * 2**20
 HEADER = struct.Struct(">I")
@@ -27,7 +27,8 @@ class ProtocolError(Exception):
 class Spec(Struct, frozen=True):
     """What a probe needs to know of a model: the part of the configuration that shapes the session.
 
-    ``assumed`` are the sizes that the study found for free dimensions of synthesized inputs.
+    ``assumed`` are the sizes that the study found for free dimensions of synthesized inputs. ``soc`` is the SoC to
+    predict for, as the provider's own module names it; ``None``: whatever ``options`` say.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Spec(Struct, frozen=True):
     assumed: dict[str, int] = {}
     options: dict[str, str] = {}
     session: dict[str, str | int | float | bool] = {}
+    soc: str | None = None
 
 
 class Open(Struct, frozen=True, tag=True):
@@ -51,11 +53,13 @@ class Open(Struct, frozen=True, tag=True):
 class Audit(Struct, frozen=True, tag=True):
     """Profile up to ``runs`` inferences on distinct samples, then end profiling for good; answered with :class:`Profile`.
 
-    No further one is begun after ``budget`` seconds.
+    No further one is begun after ``budget`` seconds. ``outputs`` is an existing folder that receives what the inferences
+    gave, for :class:`Compare`, or ``None``.
     """
 
     runs: int
     budget: float
+    outputs: str | None = None
 
 
 class Replay(Struct, frozen=True, tag=True):
@@ -79,12 +83,24 @@ class MakeStudy(Struct, frozen=True, tag=True):
 class Deepen(Struct, frozen=True, tag=True):
     """Profile up to ``runs`` inferences with the provider's own profile; answered with :class:`DeepReading`.
 
-    In a session of its own, for which the process must be fresh. No further inference is begun after ``budget`` seconds.
+    In a session of its own, for which the process must be fresh. No further one is begun after ``budget`` seconds.
     """
 
     spec: Spec
     runs: int
     budget: float
+
+
+class Compare(Struct, frozen=True, tag=True):
+    """Repeat on the CPU what an :class:`Audit` left in ``folder``; answered with :class:`Comparison`.
+
+    The process allocates at most ``memory`` bytes. Where an error exceeds ``tolerance`` the CPU runs twice.
+    """
+
+    spec: Spec
+    folder: str
+    memory: int
+    tolerance: float
 
 
 class Facts(Struct, frozen=True, tag=True):
@@ -107,14 +123,18 @@ class Deepened(Struct, frozen=True, tag=True):
     value: DeepReading
 
 
+class Compared(Struct, frozen=True, tag=True):
+    value: Comparison
+
+
 class Failed(Struct, frozen=True, tag=True):
     """The request could not be met; the probe is still usable unless it then closes the pipe."""
 
     value: Failure
 
 
-Request = Open | Audit | Replay | MakeStudy | Deepen
-Reply = Facts | Profiled | Replayed | Studied | Deepened | Failed
+Request = Open | Audit | Replay | MakeStudy | Deepen | Compare
+Reply = Facts | Profiled | Replayed | Studied | Deepened | Compared | Failed
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

@@ -95,7 +95,7 @@ def _fallback(state: ModelState, result: CheckResult, tell: _Tell) -> Incident |
 def _latency(state: ModelState, result: CheckResult, tell: _Tell) -> Incident | None:
     open_ = state.latency
     if result.verdict == "degraded":
-        if open_ is not None:
+        if open_ is not None or result.breach is None:  # without a breach it is the outputs that differ
             return open_
         incident = Incident(_id(result, "latency"), result.timestamp, (), result.cause)
         tell("latency_shifted" if result.breach == "median" else "latency_unstable", incident.id, result.reason)

@@ -16,7 +16,7 @@ from monitor.analysis.cover import Cover, cover, strip_token
 from monitor.analysis.flops import flops
 from monitor.analysis.remedies import Explainer
 from monitor.analysis.selfcheck import selfcheck
-from monitor.analysis.times import node_times, npu_time
+from monitor.analysis.times import handoffs, node_times, npu_time
 from monitor.records import (
     Execution,
     Node,
@@ -60,7 +60,10 @@ def placement(
     notes = (*notes, *facts.notes, *([profile.partial] if profile and profile.partial else ()))
     if study is None:
         ops = _ranked(_moved(cpu, edges, set(), times, explainer))
-        return Placement(None, None, npu_time(profile), None, None, counts, partitions, ops, {}, notes=notes)
+        time = npu_time(profile)
+        return Placement(
+            None, None, time, None, None, counts, partitions, ops, {}, notes=notes, handoffs=handoffs(profile)
+        )
     covers = cover(study, facts.placement)
     runs = [_sum(study.nodes, covers, executions) for executions in study.runs]
     by_run = [run.accelerator / run.total if run.total else None for run in runs]
@@ -92,6 +95,7 @@ def placement(
         unattributed=dict(lost),
         branches=branches(study, by_run),
         notes=(*notes, *study.notes, *selfcheck(study, facts.placement)),
+        handoffs=handoffs(profile),
     )
 
 

@@ -7,6 +7,7 @@ The CPU's later optimizations rename once more: convolutions in blocked layout a
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 from monitor.analysis.cover import strip_token
 from monitor.records import Node, Profile, Study
@@ -55,3 +56,14 @@ def _head(value: str, producers: dict[str, Node], spans: set[str]) -> str | None
         value = next((v for v in node.inputs if v in producers), "")
         node = None if f"{value}{_BLOCKED}" in spans else producers.get(value)
     return head
+
+
+def handoffs(profile: Profile | None) -> int | None:
+    """How often an inference changed between accelerator and CPU, the most of any profiled run; ``None`` without one.
+
+    The steps of one inference are taken in the order they ended, so that for a parallel executor it is an estimate.
+    """
+    if profile is None or profile.partial or not profile.runs:
+        return None
+    sides = [[span.processor for span in run if not span.nested] for run in profile.runs]
+    return max(sum(one != other for one, other in pairwise(run)) for run in sides)

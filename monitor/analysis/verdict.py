@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from monitor.analysis.agreement import disagreement, output_limit
 from monitor.config import Gate
-from monitor.records import Cause, Failure, Latency, Placement, SessionFacts, Verdict
+from monitor.records import Agreement, Cause, Failure, Latency, Placement, SessionFacts, Verdict
 
 
 class Judgement(NamedTuple):
@@ -21,9 +22,21 @@ class Judgement(NamedTuple):
     breach: Literal["median", "cv"] | None = None
 
 
-def judge(gate: Gate, facts: SessionFacts, placement: Placement, latency: Latency | None) -> Judgement:
-    """Judge one check: placement first, since a fallback explains the latency; then latency against its gates."""
+def judge(
+    gate: Gate,
+    facts: SessionFacts,
+    placement: Placement,
+    latency: Latency | None,
+    agreement: Agreement | None = None,
+) -> Judgement:
+    """Judge one check: placement first, since a fallback explains the latency; then the outputs; then the latency.
+
+    Wrong numbers have no cause among the contract's: it stays ``None``, and the sentence names the output.
+    """
     placed = _judge_placement(gate, facts, placement)
+    limit = output_limit(gate.output_error, facts.samples.source)
+    if placed.verdict == "healthy" and agreement and (wrong := disagreement(agreement, limit)):
+        return Judgement("degraded", None, f"{wrong}, with the placement intact")
     if placed.verdict != "healthy" or latency is None:
         return placed
     if gate.median is not None and latency.median_seconds > gate.median:

@@ -122,6 +122,7 @@ def _template() -> Template:
         "ago": wording.ago,
         "target": wording.target,
         "inputs": wording.samples,
+        "agreement": wording.agreement,
         "nodes": _nodes,
         "plural": wording.plural,
         "clip": lambda text: wording.clip(text, TEXT_LIMIT),

@@ -15,9 +15,11 @@ import msgspec
 
 from monitor.outputs import wording
 from monitor.outputs.wording import ABSENT, OpGroup, clip, measured, percent, printable
-from monitor.records import CheckResult, Failure, Latency, Placement, Verdict
+from monitor.records import Agreement, CheckResult, DeepOp, DeepProfile, Failure, Latency, Placement, Verdict
 
 WIDTH: Final = 100
+DEEP_OPS: Final = 12
+"""Most rows of the accelerator's own profile in a table; the JSON document has more."""
 GROUPS: Final = 8
 """Most op groups in a table; the JSON document has all ops."""
 
@@ -45,13 +47,31 @@ def audit_document(result: CheckResult) -> dict[str, Any]:
         "samples": result.samples.source if result.samples else None,
         "samples_rejected": msgspec.to_builtins(result.samples.rejected) if result.samples else None,
         "runtime": msgspec.to_builtins(result.runtime) if result.runtime else None,
-        "notes": [*result.notes, *(placement.notes if placement else ())],
+        **(_agreement_document(result.agreement) if result.agreement and not result.error else {}),
+        "notes": _notes(result),
+        "deep": msgspec.to_builtins(result.deep) if result.deep else None,
         "error": msgspec.to_builtins(result.error) if result.error else None,
     }
     optional = ("samples_rejected", "notes")
     present = {key: value for key, value in document.items() if value or key not in optional}
     cleaned: dict[str, Any] = _without_absent(present)
     return cleaned
+
+
+def _agreement_document(agreement: Agreement) -> dict[str, Any]:
+    outputs = [
+        {"name": output.name, "skipped": output.skipped}
+        if output.skipped
+        else {key: value for key, value in msgspec.to_builtins(output).items() if key != "skipped"}
+        for output in agreement.outputs
+    ]
+    return {"output_error_ratio": agreement.error_ratio, "outputs": outputs or None}
+
+
+def _notes(result: CheckResult) -> list[str]:
+    """All that has to be said beside the figures."""
+    parts = (result.placement, None if result.error else result.agreement)
+    return [*result.notes, *(note for part in parts if part for note in part.notes)]
 
 
 def check_document(result: CheckResult) -> dict[str, Any]:
@@ -75,6 +95,7 @@ def _placement_document(placement: Placement) -> dict[str, Any]:
     return document | {
         "nodes": msgspec.to_builtins(placement.nodes),
         "partitions": placement.partitions,
+        "handoffs": placement.handoffs,
         "ops": msgspec.to_builtins(placement.ops),
     }
 
@@ -84,7 +105,7 @@ def _without_absent(value: Any) -> Any:
         kept = {key: _without_absent(item) for key, item in value.items()}
         return {key: item for key, item in kept.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [_without_absent(item) for item in value]
+        return [item for item in map(_without_absent, value) if item is not None]
     return measured(value) if isinstance(value, float) else value
 
 
@@ -101,13 +122,24 @@ def audit_table(result: CheckResult, colour: bool) -> str:
     blocks.append(list(_circumstances(result)))
     if result.placement and not result.error:
         blocks.append(list(_culprits(result.placement)))
+    if result.deep:
+        blocks.append(list(_deep(result.deep, bool(result.runtime and result.runtime.target == "simulator"))))
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def check_table(results: Sequence[CheckResult], colour: bool = False) -> str:
     """One row a model, then why each one that is not healthy is not; at most 100 columns, no final newline."""
     width = max([len("model"), *(min(len(printable(result.model)), 24) for result in results)])
-    header = ("model".ljust(width), "verdict ", "NPU FLOPs", "NPU time", "  median", "     CV", "target    ", "inputs")
+    header = (
+        "model".ljust(width),
+        "verdict ",
+        "NPU FLOPs",
+        "NPU time",
+        "   median",
+        "       CV",
+        "target    ",
+        "inputs",
+    )
     rows = ["  ".join(header)]
     for result in results:
         placement = None if result.error else result.placement
@@ -117,8 +149,8 @@ def check_table(results: Sequence[CheckResult], colour: bool = False) -> str:
             _painted(f"{result.verdict:<8}", result.verdict, colour),
             percent(placement.npu_flops_ratio if placement else None).rjust(9),
             percent(placement.npu_time_ratio if placement else None).rjust(8),
-            wording.seconds(latency.median_seconds if latency else None).rjust(8),
-            percent(latency.cv_ratio if latency else None).rjust(7),
+            wording.seconds(latency.median_seconds if latency else None).rjust(9),
+            percent(latency.cv_ratio if latency else None).rjust(9),
             (result.runtime.target if result.runtime else ABSENT).ljust(10),
             result.samples.source if result.samples else ABSENT,
         )
@@ -147,19 +179,15 @@ def _shares(placement: Placement) -> Iterator[str]:
     time = measured(placement.npu_time_ratio)
     nodes = placement.nodes
     yield f"{'':<8}{'NPU':>10}{'CPU':>10}{'unattributed':>14}"
-    yield f"{'FLOPs':<8}{percent(npu):>10}{percent(cpu):>10}{percent(unattributed):>14}   {_total(placement)}".rstrip()
+    total = f"   {wording.flops(placement.total_flops)} an inference" if placement.total_flops is not None else ""
+    yield f"{'FLOPs':<8}{percent(npu):>10}{percent(cpu):>10}{percent(unattributed):>14}{total}"
+    if placement.npu_flops_ratio_range:
+        low, high = placement.npu_flops_ratio_range
+        yield f"{'':<8}{percent(low)} to {percent(high)} on the NPU, depending on the input"
     yield f"{'time':<8}{percent(time):>10}{percent(None if time is None else 1 - time):>10}"
     edge = f", {nodes.edge} edge Q/DQ on the CPU by design" if nodes.edge else ""
-    partitions = wording.plural(placement.partitions, "partition")
+    partitions = wording.partitions(placement)
     yield f"{'nodes':<8}{nodes.accelerator:>10}{nodes.cpu:>10}{'':14}   {partitions}{edge}"
-
-
-def _total(placement: Placement) -> str:
-    total = f"{wording.flops(placement.total_flops)} an inference" if placement.total_flops is not None else ""
-    if placement.npu_flops_ratio_range is None:
-        return total
-    low, high = placement.npu_flops_ratio_range
-    return f"{total}, NPU {percent(low)} to {percent(high)} by input".removeprefix(", ")
 
 
 def _circumstances(result: CheckResult) -> Iterator[str]:
@@ -172,8 +200,9 @@ def _circumstances(result: CheckResult) -> Iterator[str]:
     if result.latency and not result.error:
         simulated = bool(result.runtime and result.runtime.target == "simulator")
         yield f"latency  {_latency(result.latency)}{' (a simulator: means nothing)' if simulated else ''}"
-    notes = [*result.notes, *(result.placement.notes if result.placement else ())]
-    for note in notes:
+    if result.agreement and not result.error:
+        yield f"outputs  {wording.agreement(result.agreement)}"
+    for note in _notes(result):
         yield from _wrapped(note, "note     ")
 
 
@@ -197,11 +226,61 @@ def _culprits(placement: Placement) -> Iterator[str]:
 
 
 def _names(group: OpGroup, width: int = 60) -> str:
-    """``Conv x 18 (conv1, conv2, ...)``, cut to ``width``."""
+    """``Conv x 18 (conv1, conv2, …)`` with as many names as fit in ``width``, at least a part of one."""
     count = f" x {len(group.nodes)}" if len(group.nodes) > 1 else ""
-    names = ", ".join(printable(node) or "(unnamed)" for node in group.nodes[:6])
-    more = ", ..." if len(group.nodes) > 6 else ""
-    return clip(f"{printable(group.op_type)}{count} ({names}{more})", width)
+    head = f"{clip(printable(group.op_type), width // 2)}{count} ("
+    names = [printable(node) or "unnamed" for node in group.nodes]
+    listed = ", ".join(names)
+    for shown in range(min(len(names), 6), 0, -1):
+        listed = ", ".join([*names[:shown], *(["…"] if names[shown:] else [])])
+        if len(head) + len(listed) + 1 <= width:
+            break
+    return f"{head}{clip(listed, width - len(head) - 1)})"
+
+
+def _deep(deep: DeepProfile, simulated: bool) -> Iterator[str]:
+    """The accelerator's own profile: where an inference's time goes, then the ops that cost most there."""
+    if deep.partial is not None:
+        yield from _wrapped(f"not known: {deep.partial}", "deep     ")
+        return
+    meaning = "; a simulator's times and cycles mean nothing" if simulated else ""
+    yield from _wrapped(f"{_durations(deep)}{meaning}", "deep     ")
+    yield from _wrapped(
+        f"{percent(deep.joined_ratio)} of {deep.total_cycles:,} cycles are ops of the model, "
+        f"{percent(deep.layout_ratio)} layout, {percent(deep.unjoined_ratio)} match no op",
+        "         ",
+    )
+    yield ""
+    yield f"{'on the accelerator':<62}{'cycles':>18}{'share':>10}"
+    for op in deep.ops[:DEEP_OPS]:
+        yield f"{_deep_name(op):<62}{op.cycles:>18,}{percent(op.cycles_ratio):>10}"
+    if deep.ops[DEEP_OPS:]:
+        yield f"and {wording.plural(len(deep.ops) - DEEP_OPS, 'more row')}: see --json"
+
+
+def _durations(deep: DeepProfile) -> str:
+    """The known parts of an inference; one that holds another, because nobody told them apart, says so."""
+    parts = (
+        ("accelerator" if deep.wait_seconds is not None else "accelerator with its waiting", deep.accelerator_seconds),
+        ("waiting", deep.wait_seconds),
+        ("RPC", deep.rpc_seconds),
+        ("host" if deep.rpc_seconds is not None else "host with the transport", deep.host_seconds),
+    )
+    known = ", ".join(f"{name} {wording.seconds(value)}" for name, value in parts if value is not None)
+    count = "one" if deep.runs == 1 else f"{deep.runs}, the median"
+    return f"an inference under this profile took {wording.seconds(deep.inference_seconds)} (of {count}): {known}"
+
+
+def _deep_name(op: DeepOp, width: int = 60) -> str:
+    if op.part == "layout":
+        return "layout: Transpose, Q/DQ and copies that were put in between"
+    head = f"{clip(printable(op.op_type), width // 2) or '?'} ("
+    name = " + ".join(printable(node) or "unnamed" for node in (op.node, *op.fused))
+    room = width - len(head) - 1
+    if len(name) > room and op.fused:
+        name = printable(op.node)
+    # what tells the ops of one model apart is the end of their names
+    return f"{head}{name if len(name) <= room else '…' + name[1 - room :]})"
 
 
 def _unhealthy(result: CheckResult) -> Iterator[str]:

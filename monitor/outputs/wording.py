@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from monitor.records import OpShare, Runtime, Samples, Target, Verdict
+from monitor.records import Agreement, OpShare, Placement, Runtime, Samples, Target, Verdict
 
 ABSENT = "–"  # noqa: RUF001  (an en dash, on purpose: a hyphen reads as a minus)
 
@@ -57,7 +57,9 @@ def percent(ratio: float | None) -> str:
         return "< 0.1 %"
     if 0.9995 <= value < 1:
         return "> 99.9 %"
-    return f"{100 * value:.1f} %"
+    if value >= 1000:
+        return "> 99999 %"
+    return f"{100 * value:.1f} %" if value < 10 else f"{100 * value:.0f} %"
 
 
 def seconds(value: float | None) -> str:
@@ -125,9 +127,22 @@ def samples(given: Samples | None) -> str:
     return f"{given.accepted} {'file' if given.accepted == 1 else 'files'}{rejected}"
 
 
+def agreement(found: Agreement | None) -> str:
+    """How far the outputs are from the CPU's; a dash if nothing could be compared."""
+    if found is None or measured(found.error_ratio) is None:
+        return ABSENT
+    return f"at most {percent(found.error_ratio)} from the CPU's, over {plural(found.samples, 'sample')}"
+
+
 def plural(count: int, noun: str) -> str:
     """``1 node``, ``2 nodes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def partitions(placement: Placement) -> str:
+    """``4 partitions, 7 hand-offs``; the latter only if a profiled run was there to count them."""
+    text = plural(placement.partitions, "partition")
+    return text if placement.handoffs is None else f"{text}, {plural(placement.handoffs, 'hand-off')}"
 
 
 def group_ops(ops: Iterable[OpShare]) -> tuple[OpGroup, ...]:

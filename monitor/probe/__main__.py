@@ -6,6 +6,7 @@ running inference is allowed to finish before the process goes: killing it in th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -15,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from monitor import wire
 from monitor.errors import MeasureError
@@ -47,6 +50,14 @@ class Probe:
                     from monitor.probe import study
 
                     return wire.Studied(study.make(request.spec, request.runs))
+                case wire.Deepen():
+                    from monitor.probe import deep
+
+                    return wire.Deepened(deep.deepen(request, self._scratch, self._abandoned))
+                case wire.Compare():
+                    from monitor.probe import compare
+
+                    return wire.Compared(compare.compare(request))
         except MeasureError as error:
             return wire.Failed(error.failure)
         except Exception as error:
@@ -60,6 +71,8 @@ class Probe:
 
         spec = request.spec
         provider = providers.find(spec.provider)
+        if spec.soc is not None:
+            spec = msgspec.structs.replace(spec, options={**spec.options, **provider.for_soc(spec.soc)})
         model = models.load(Path(spec.path))
         created = sessions.create(spec, model, provider, str(self._scratch / "audit"))
         signature = sessions.signature(created.session)
@@ -89,16 +102,28 @@ class Probe:
         from monitor.probe.trace import read_profile
 
         runs, start = 0, time.monotonic()
-        for index in range(min(request.runs, len(self._corpus))):
+        most = min(request.runs, len(self._corpus))
+        for index in range(most):
             if runs and (self._abandoned.is_set() or time.monotonic() - start > request.budget):
                 break
-            run_once(self._session, self._corpus.load(index))
+            feeds = self._corpus.load(index)
+            outputs = run_once(self._session, feeds)
             runs += 1
+            if request.outputs is not None:
+                self._keep(Path(request.outputs), index, most, feeds, outputs)
         path = Path(self._session.end_profiling())
         try:
             return read_profile(path, runs, self._ep_name)
         finally:
             path.unlink(missing_ok=True)
+
+
+    def _keep(self, folder: Path, index: int, runs: int, feeds: Any, outputs: list[Any]) -> None:
+        from monitor.probe.outputs import keep
+
+        names = [output.name for output in self._session.get_outputs()]
+        with contextlib.suppress(OSError):  # a full disk costs the comparison, which then says so, not the audit
+            keep(folder, index, runs, feeds, names, outputs)
 
 
 def _watch(requests: int, abandoned: threading.Event) -> None:

@@ -14,12 +14,12 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import onnxruntime as ort
 
 from monitor.errors import MeasureError
-from monitor.records import Failure, Fault, Rejection, Target
+from monitor.records import DeepRow, Failure, Fault, Rejection, Target
 
 WARNING, ERROR = 2, 3
 
@@ -46,6 +46,36 @@ class Context(NamedTuple):
     node: str
     attributes: Mapping[str, str]
     metadata: Mapping[str, str]
+
+
+class DeepCounts(NamedTuple):
+    """What a provider's own profile holds of one inference, summed over its partitions, in seconds and cycles.
+
+    ``call`` contains ``accelerator`` contains ``busy``; ``None`` where the provider gives no such reading. ``cycles``
+    is the accelerator's own total. ``partial`` says why there are no sums.
+    """
+
+    rows: tuple[DeepRow, ...] = ()
+    cycles: int | None = None
+    call: float | None = None
+    accelerator: float | None = None
+    busy: float | None = None
+    partial: str | None = None
+
+
+class DeepSource(Protocol):
+    """A provider's own profile, written into a folder by a session that has :attr:`options`."""
+
+    options: dict[str, str]
+
+    def mark(self) -> None:
+        """The next inference begins here."""
+
+    def size(self) -> int:
+        """Bytes written so far to the longest file."""
+
+    def read(self, limit: int) -> list[DeepCounts]:
+        """One for each mark; a file that reached ``limit`` bytes is partial."""
 
 
 class Provider:
@@ -85,6 +115,11 @@ class Provider:
         """The EP options that the session gets: the configured ones, verbatim."""
         return dict(configured)
 
+    def for_soc(self, soc: str) -> dict[str, str]:
+        """The options that make a session one for ``soc``; raises ``session_failed`` where none is known to."""
+        detail = f"execution provider {self.name}: npumon does not know its option that selects a SoC"
+        raise MeasureError(Failure("session_failed", detail, "audit it once per SoC with -o, on each board"))
+
     def target(self, devices: list[Any]) -> Target:
         """What the accelerator's backend is on this machine, provided that it comes up."""
         return "hexagon" if platform.machine() == "aarch64" else "simulator"
@@ -101,20 +136,26 @@ class Provider:
         """What is known, before loading, to be foreign about a precompiled model; nothing for a provider not known."""
         return []
 
+    def deep(self, folder: Path) -> DeepSource | None:
+        """The provider's own profile, to be written into ``folder``; ``None`` if npumon knows of none."""
+        return None
+
     def ignored_options(self, configured: Mapping[str, str]) -> list[Fault]:
         """Options whose name does not occur in the provider's library: nothing can ever read them.
 
         The runtime says nothing about them (measured with onnxruntime 1.32), so a typing mistake would go unseen.
         """
         with self.library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-            unknown = [name for name in configured if library.find(name.encode()) < 0]
+            # at the end of a C string: a name cut short would be found within the right one
+            known = {name for name in configured if library.find(name.encode() + b"\0") >= 0}
         return [
             Fault(
                 "option_ignored",
                 f"options.{name}: the execution provider {self.name} does not know this option and ignores it",
                 f"correct or remove options.{name}",
             )
-            for name in unknown
+            for name in configured
+            if name not in known
         ]
 
 

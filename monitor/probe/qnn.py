@@ -5,14 +5,19 @@ Log formats and facts were measured with onnxruntime-qnn 2.7.0 (QNN SDK 2.51); D
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
 
+import msgspec
 import onnxruntime as ort
 
-from monitor.probe.provider import ERROR, Context, LogLine, LogReading, Provider, one_line
-from monitor.records import Fault, Rejection, RejectionKind, Target
+from monitor.probe.provider import ERROR, WARNING, Context, DeepCounts, LogLine, LogReading, Provider, one_line
+from monitor.records import DeepRow, Fault, Rejection, RejectionKind, Target
 
 # LogNodeSupport writes, for each refused node (unit):
 #   Validation FAILED for 1 nodes in OrtNodeUnit (Conv) :
@@ -23,6 +28,10 @@ _NODE = re.compile(r"Operator type: (?P<op_type>.*?) Node name: (?P<name>.*?) No
 _REASON = re.compile(r"REASON : (?P<reason>.*)", re.DOTALL)
 _BUILD = re.compile(r"Backend build version: (?P<version>\S+)")
 
+# Warnings about an option's value, which the provider then replaces by its default
+_BAD_VALUE = re.compile(
+    r"(?:mode|level) not valid|not valid, set to undefined|[Ii]nvalid value |Unrecognized soc_model"
+)
 _DYNAMIC = re.compile(r"Cannot get shape|[Dd]ynamic shape")
 
 # What SetupBackend and its callers say when the accelerator does not come up, and what mends it.
@@ -46,14 +55,20 @@ class Qnn(Provider):
             return dict(configured)
         return {"backend_path": str(self.module.get_qnn_htp_path()), **configured}
 
+    def for_soc(self, soc: str) -> dict[str, str]:
+        """The SoC's number, as in ``soc_model``."""
+        return {"soc_model": soc}
+
     def target(self, devices: list[Any]) -> Target:
         """``hexagon`` only where the runtime lists an NPU device; the x86-64 package lists the CPU."""
         npu = any(device.device.type == ort.OrtHardwareDeviceType.NPU for device in devices)
         return "hexagon" if npu else "simulator"
 
     def wants(self, line: LogLine) -> bool:
-        """Errors, refused nodes and the SDK's version."""
-        return line.severity >= ERROR or _REFUSED in line.message or "Backend build version" in line.message
+        """Errors, refused nodes, refused option values and the SDK's version."""
+        if line.severity < WARNING:
+            return _REFUSED in line.message or "Backend build version" in line.message
+        return line.severity >= ERROR or bool(_BAD_VALUE.search(line.message))
 
     def context_faults(self, contexts: Iterable[Context], configured: Mapping[str, str]) -> list[Fault]:
         """Contexts made by another SDK version, or for another SoC, than those of this session.
@@ -84,6 +99,10 @@ class Qnn(Provider):
                     )
                 )
         return list(dict.fromkeys(faults))
+
+    def deep(self, folder: Path) -> _Profile:
+        """QNN's detailed profile, with the ONNX source of each op."""
+        return _Profile(folder)
 
     def read_log(self, lines: Iterable[LogLine]) -> LogReading:
         """Each refused node once (the provider validates in two passes), faults classified, the SDK's version."""
@@ -116,6 +135,169 @@ def _fault(message: str) -> Fault | None:
     if "SetupBackend failed" in text:
         mend = next(mend for words, mend in _UNAVAILABLE if words in text)
         return Fault("accelerator_unavailable", text, mend)
+    if _BAD_VALUE.search(text):
+        return Fault("option_ignored", f"an option's value is ignored: {text}", "correct the value")
     if _CONTEXT.search(text):
         return Fault("context_mismatch", text, "recompile the context with the SDK and for the SoC of this board")
     return Fault("other", text)
+
+
+# ------------------------------------------------------------------------------------------- QNN's own profile
+#
+# The CSV's columns: Msg Timestamp, Message, Time, Unit of Measurement, Timing Source, Event Level, Event Identifier,
+# ONNX Source Ops. Nothing is quoted, so that a node's name may bring commas, semicolons and line breaks of its own:
+#   0,NODE,66107,CYCLES,BACKEND,SUB-EVENT,Transpose_token_22:OpId_17 (cycles),DequantizeLinear;Transpose_token_22
+#   0,NODE,3467,CYCLES,BACKEND,SUB-EVENT,Input OpId_2 (cycles),
+#   0,BACKEND,90369,US,BACKEND,ROOT,Accelerator (execute) time,
+_ROW = re.compile(rb"\d+,[A-Z_ -]*,\d+,[A-Z_]*,[A-Z_]*,[A-Z_-]*,")
+_OP = re.compile(r"(?:(?P<name>.*):|(?P<edge>Input|Output) )OpId_\d+ \(cycles\),(?P<sources>.*)", re.DOTALL)
+_CYCLES = "Accelerator (execute) time (cycles)"
+_EXECUTE = "QNN (execute) time"
+# QnnHtpProfile.h, 3001, 3004, 3012: the remote call; the graph there with, and without, waiting for its resources
+_CALL, _ACCELERATOR, _BUSY = (
+    "RPC (execute) time",
+    "Accelerator (execute) time",
+    "Accelerator (execute excluding wait) time",
+)
+_LONGEST_ROW = 64 * 1024
+_LARGEST_GRAPH = 64 * 2**20
+
+
+class _GraphNode(msgspec.Struct):
+    input_names: list[str] = []
+    output_names: list[str] = []
+
+
+class _Graph(msgspec.Struct):
+    nodes: dict[str, _GraphNode] = {}
+
+
+class _Dump(msgspec.Struct):
+    graph: _Graph
+
+
+class _Profile:
+    """The detailed profile: a CSV that each inference appends to, without bound; and the dumped graphs' edges."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._csv = folder / "deep.csv"
+        self._marks: list[int] = []
+        self.options = {
+            "profiling_level": "detailed",
+            "profiling_file_path": str(self._csv),
+            "enable_framework_op_trace": "1",
+            "framework_op_trace_dir": str(folder),  # without it, the trace lands in the working directory
+            "dump_json_qnn_graph": "1",
+            "json_qnn_graph_dir": str(folder),
+        }
+
+    def mark(self) -> None:
+        """The next inference begins at the end of the file."""
+        self._marks.append(self._csv.stat().st_size if self._csv.exists() else 0)
+
+    def size(self) -> int:
+        """Bytes of the longest file."""
+        return max((file.stat().st_size for file in self._folder.iterdir() if file.is_file()), default=0)
+
+    def read(self, limit: int) -> list[DeepCounts]:
+        """One for each mark. Partial where the file is missing, cut, damaged, or at its limit."""
+        producers = self._producers()
+        counts = []
+        try:
+            with self._csv.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                if size >= limit:
+                    return [DeepCounts(partial=f"the profile reached its limit of {limit:,} bytes and is cut")]
+                for start, end in pairwise([*self._marks, size]):
+                    file.seek(start)
+                    tally = _Tally()
+                    for row in _rows(file, end):
+                        tally.add(row)
+                    counts.append(tally.counts(producers))
+        except OSError as error:
+            return [DeepCounts(partial=f"the execution provider wrote no profile: {error.strerror}")]
+        return counts
+
+    def _producers(self) -> dict[str, tuple[str, ...]]:
+        """For each op the ops whose outputs it reads; what was not dumped, as for a precompiled model, is absent."""
+        nodes: dict[str, _GraphNode] = {}
+        decoder = msgspec.json.Decoder(_Dump)
+        for file in self._folder.glob("*.json"):
+            if file.stat().st_size > _LARGEST_GRAPH:
+                continue
+            try:
+                nodes |= decoder.decode(file.read_bytes()).graph.nodes
+            except msgspec.MsgspecError:
+                continue  # the trace and the tensors' log lie in the same folder
+        makers = {tensor: name for name, node in nodes.items() for tensor in node.output_names}
+        return {
+            name: tuple(dict.fromkeys(makers[tensor] for tensor in node.input_names if tensor in makers))
+            for name, node in nodes.items()
+        }
+
+
+def _rows(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """Rows of the CSV up to ``end``; a line that does not begin one belongs to the name in the row before it."""
+    pending = b""
+    while file.tell() < end and (line := file.readline(_LONGEST_ROW)):
+        if not pending or _ROW.match(line):
+            if pending:
+                yield pending
+            pending = line
+        elif len(pending) < _LONGEST_ROW:
+            pending += line
+    if pending:
+        yield pending
+
+
+class _Tally:
+    """Sums over the rows."""
+
+    def __init__(self) -> None:
+        self.cycles: Counter[tuple[str, str, bool]] = Counter()
+        self.sums: Counter[str] = Counter()
+        self.counts_of: Counter[str] = Counter()
+        self.damaged = 0
+        self.cut = False
+
+    def add(self, row: bytes) -> None:
+        self.cut = not row.endswith(b"\n")
+        text = row.decode("utf-8", "replace").rstrip("\r\n")
+        if text.startswith("Msg Timestamp,"):
+            return
+        if not _ROW.match(row):
+            self.damaged += 1
+            return
+        _, message, time, unit, _, level, rest = text.split(",", 6)
+        if level == "ROOT":
+            identifier = rest.rstrip(",")
+            self.sums[identifier] += int(time)
+            self.counts_of[identifier] += 1
+        elif message == "NODE" and unit == "CYCLES":
+            if found := _OP.fullmatch(rest):
+                key = (found["name"] or found["edge"], found["sources"], found["edge"] is not None)
+                self.cycles[key] += int(time)
+            else:
+                self.damaged += 1
+
+    def counts(self, producers: Mapping[str, tuple[str, ...]]) -> DeepCounts:
+        """The sums, or why there are none."""
+        executions = self.counts_of[_EXECUTE]
+        if self.cut or (self.cycles and not executions) or self.counts_of[_CYCLES] not in (0, executions):
+            return DeepCounts(partial="the profile is cut")
+        if self.damaged:
+            return DeepCounts(partial=f"the profile is damaged: {self.damaged} of its rows cannot be read")
+        if not executions:
+            return DeepCounts(partial="the execution provider's profile holds no inference")
+        rows = tuple(
+            DeepRow(name, tuple(sources.split(";")) if sources else (), cycles, producers.get(name, ()), edge)
+            for (name, sources, edge), cycles in self.cycles.items()
+        )
+        cycles = self.sums[_CYCLES] if self.counts_of[_CYCLES] else None
+        return DeepCounts(rows, cycles, self._seconds(_CALL), self._seconds(_ACCELERATOR), self._seconds(_BUSY))
+
+    def _seconds(self, reading: str) -> float | None:
+        """The sum of a reading that every execution gave; the provider writes microseconds."""
+        given = self.counts_of[reading]
+        return self.sums[reading] / 1e6 if given and given == self.counts_of[_EXECUTE] else None

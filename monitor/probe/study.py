@@ -94,6 +94,7 @@ def _of_source(spec: Spec, source: Model) -> Spec:
 def _options(spec: Spec, model: Model, level: Any) -> Any:
     so = session_options(spec, model)
     so.graph_optimization_level = level
+    so.add_session_config_entry("session.disable_cpu_ep_fallback", "0")  # here the CPU is no fallback
     so.log_severity_level = 4
     return so
 

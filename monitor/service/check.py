@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -16,20 +17,37 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
 from monitor.analysis import latency as latencies
 from monitor.analysis import verdict as verdicts
+from monitor.analysis.deep import deep
 from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.outputs.state import StateWriteError, study_key
-from monitor.records import CheckResult, Failure, Latency, Placement, SessionFacts, Study
+from monitor.records import (
+    Agreement,
+    CheckResult,
+    DeepProfile,
+    Failure,
+    Latency,
+    Placement,
+    Profile,
+    SessionFacts,
+    Study,
+)
+from monitor.service import studies
+from monitor.service.comparison import compare
 from monitor.service.handle import ProbeClosed, ProbeHandle
 from monitor.service.schedule import Backoff
-from monitor.wire import Audit, MakeStudy, Open, Replay, Spec
+from monitor.wire import Audit, Deepen, MakeStudy, Open, Replay, Spec
 
 STUDY_RUNS: Final = 8  # samples that show which way the control flow goes
 AUDIT_RUNS: Final = 3
 AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
+DEEP_RUNS: Final = 3
+DEEP_BUDGET: Final = 10.0
 WARMUPS: Final = 3
 CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
 # A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
@@ -64,12 +82,14 @@ class _Life(NamedTuple):
     placement: Placement
     made: float
     identity: tuple[object, ...]
+    agreement: Agreement | None = None
 
 
 class Checker:
     """Checks one model, again and again. Not thread-safe but for :meth:`close`.
 
     ``audit_interval`` is in seconds; ``progress`` is told what is being done, for people who wait.
+    ``observe`` is handed what each audit saw, for reports that show more than a result keeps.
     """
 
     def __init__(
@@ -79,6 +99,7 @@ class Checker:
         audit_interval: float,
         studies: Studies,
         progress: Callable[[str], None] = lambda step: None,
+        observe: Callable[[SessionFacts, Study | None, Profile | None], None] | None = None,
     ) -> None:
         self.model = model
         self.backoff = Backoff()
@@ -86,15 +107,17 @@ class Checker:
         self._audit_interval = audit_interval
         self._studies = studies
         self._progress = progress
+        self._observe = observe
         self._life: _Life | None = None
+        self._compared: tuple[float, tuple[object, ...], Agreement] | None = None
         self._handles: list[ProbeHandle] = []
         self._closed = False
 
     @property
     def longest(self) -> float:
-        """The longest that a check may take, in seconds: study, session, audit, replays, each with its own timeout."""
+        """The longest that a check may take, in seconds: study, session, audit, comparison, replays, each its own."""
         timeout = self.model.timeout
-        return 2 * CREATION_FACTOR * timeout + AUDIT_BUDGET + 2 * timeout + 10
+        return 3 * CREATION_FACTOR * timeout + AUDIT_BUDGET + 2 * timeout + 10
 
     def check(self, replays: bool = True) -> CheckResult:
         """Check now. Without ``replays`` it is an audit only. Raises only ``ProbeClosed``, if closed meanwhile."""
@@ -117,7 +140,7 @@ class Checker:
         else:
             assert life is not None
             self.backoff.succeeded()
-            judged = verdicts.judge(self.model.gate, life.facts, life.placement, latency)
+            judged = verdicts.judge(self.model.gate, life.facts, life.placement, latency, life.agreement)
         facts = life.facts if life else None
         return CheckResult(
             model=self.model.name,
@@ -133,8 +156,35 @@ class Checker:
             runtime=facts.runtime if facts else None,
             error=failure,
             breach=judged.breach,
+            agreement=life.agreement if life and failure is None else None,
             notes=tuple(f"{f.message}; {f.mend}" for f in facts.faults if f.kind in ("option_ignored", "context_foreign")) if facts else (),
         )
+
+    def study(self) -> tuple[Study | None, tuple[str, ...]]:
+        """The model's study and notes on it; without one, FLOPs are not known. Raises :class:`MeasureError`."""
+        self._identity()
+        return self._study(spec_of(self.model, self._provider))
+
+    def deepen(self, result: CheckResult) -> CheckResult:
+        """``result`` with the accelerator's own profile, or with the reason why there is none in it.
+
+        The resident probe is ended first: two sessions would contend for the accelerator. Raises only ``ProbeClosed``.
+        """
+        if result.error is not None:
+            return result
+        self._end()
+        try:
+            spec = spec_of(self.model, self._provider)
+            study, _ = self._study(spec)
+            spec = msgspec.structs.replace(spec, assumed=study.assumed if study else {})
+            self._progress("profiling on the accelerator")
+            limit = DEEP_BUDGET + CREATION_FACTOR * self.model.timeout
+            profile = deep(self._start().request(Deepen(spec, DEEP_RUNS, DEEP_BUDGET), limit), study)
+        except MeasureError as error:
+            profile = DeepProfile(runs=0, partial=error.failure.detail)
+        finally:
+            self._end()
+        return msgspec.structs.replace(result, deep=profile)
 
     def died(self) -> bool:
         """Whether the resident probe is gone although nobody ended it. From any thread."""
@@ -164,16 +214,7 @@ class Checker:
 
     def _make(self, identity: tuple[object, ...]) -> _Life:
         model = self.model
-        spec = Spec(
-            name=model.name,
-            path=str(model.path),
-            provider=self._provider,
-            source=str(model.source) if model.source else None,
-            samples=str(model.samples) if model.samples else None,
-            dims=model.dims,
-            options=model.options,
-            session=model.session,
-        )
+        spec = spec_of(model, self._provider)
         study, notes = self._study(spec)
         if study is not None:
             spec = Spec(**{**{f: getattr(spec, f) for f in spec.__struct_fields__}, "assumed": study.assumed})
@@ -181,16 +222,40 @@ class Checker:
         self._progress("creating the session")
         facts = handle.request(Open(spec, random.getrandbits(32)), CREATION_FACTOR * model.timeout)
         self._progress("profiling")
-        profile = handle.request(Audit(AUDIT_RUNS, AUDIT_BUDGET), AUDIT_BUDGET + CREATION_FACTOR * model.timeout)
-        concluded = conclude(facts, study, profile, notes)
-        return _Life(handle, facts, concluded, time.monotonic(), identity)
+        with tempfile.TemporaryDirectory(prefix="npumon-outputs-", ignore_cleanup_errors=True) as outputs:
+            request = Audit(AUDIT_RUNS, AUDIT_BUDGET, outputs if model.compare_outputs else None)
+            profile = handle.request(request, AUDIT_BUDGET + CREATION_FACTOR * model.timeout)
+            concluded = conclude(facts, study, profile, notes)
+            if self._observe is not None:
+                self._observe(facts, study, profile)
+            compared = model.compare_outputs and concluded.nodes.accelerator > 0
+            agreement = self._compare(spec, outputs, identity) if compared else None
+        return _Life(handle, facts, concluded, time.monotonic(), identity, agreement)
+
+    def _compare(self, spec: Spec, outputs: str, identity: tuple[object, ...]) -> Agreement:
+        """The audit's outputs against the CPU's. A probe that lives for one check does not bring it on at each."""
+        if not self.model.resident and self._compared is not None:
+            made, of, agreement = self._compared
+            if of == identity and time.monotonic() - made < self._audit_interval:
+                return agreement
+        self._progress("comparing outputs with the CPU's")
+        handle = self._start()
+        try:
+            timeout = CREATION_FACTOR * self.model.timeout
+            agreement = compare(handle, spec, outputs, self.model.gate.output_error, timeout)
+        finally:
+            self._close(handle)
+        self._compared = (time.monotonic(), identity, agreement)
+        return agreement
 
     def _study(self, spec: Spec) -> tuple[Study | None, tuple[str, ...]]:
-        """The model's study, from the cache or from a process of its own."""
+        """The model's study: from a file beside it, from the cache, or from a process of its own."""
         key = _key(spec)
-        study = self._studies.study(key)
+        study, note = studies.read(spec)
+        notes = (note,) if note else ()
+        study = study or self._studies.study(key)
         if study is not None:
-            return study, ()
+            return study, notes
         self._progress("studying the model on the CPU")
         handle = self._start()
         try:
@@ -198,12 +263,12 @@ class Checker:
         except MeasureError as error:
             if error.failure.reason not in _STUDY_ONLY:
                 raise
-            return None, (f"FLOPs are not known: {error.failure.detail}",)
+            return None, (*notes, f"FLOPs are not known: {error.failure.detail}")
         finally:
             self._close(handle)
         with contextlib.suppress(StateWriteError):  # then it is made again; the check's own write tells of the disk
             self._studies.put_study(key, study)
-        return study, ()
+        return study, notes
 
     def _replay(self, life: _Life) -> Latency:
         self._progress("replaying")
@@ -243,6 +308,20 @@ class Checker:
         self._life = None
         for handle in list(self._handles):
             self._close(handle)
+
+
+def spec_of(model: Model, provider: str) -> Spec:
+    """What a probe needs to know of ``model``."""
+    return Spec(
+        name=model.name,
+        path=str(model.path),
+        provider=provider,
+        source=str(model.source) if model.source else None,
+        samples=str(model.samples) if model.samples else None,
+        dims=model.dims,
+        options=model.options,
+        session=model.session,
+    )
 
 
 def _key(spec: Spec) -> str:

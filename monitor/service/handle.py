@@ -28,7 +28,7 @@ from typing import Final, NoReturn, overload
 
 from monitor import wire
 from monitor.errors import MeasureError
-from monitor.records import Failure, FailureReason, Profile, Replays, SessionFacts, Study
+from monitor.records import Comparison, DeepReading, Failure, FailureReason, Profile, Replays, SessionFacts, Study
 
 _ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """onnxruntime's Linux wheels report sessions and models to their maker unless told not to before the import."""
@@ -48,6 +48,8 @@ _ANSWERS: Final[dict[type[wire.Request], type[wire.Reply]]] = {
     wire.Audit: wire.Profiled,
     wire.Replay: wire.Replayed,
     wire.MakeStudy: wire.Studied,
+    wire.Deepen: wire.Deepened,
+    wire.Compare: wire.Compared,
 }
 _STATES: Final = {
     "D": ", stuck in the kernel, most likely in a driver",
@@ -163,7 +165,13 @@ class ProbeHandle:
     def request(self, message: wire.Replay, timeout: float) -> Replays: ...
     @overload
     def request(self, message: wire.MakeStudy, timeout: float) -> Study: ...
-    def request(self, message: wire.Request, timeout: float) -> SessionFacts | Profile | Replays | Study:
+    @overload
+    def request(self, message: wire.Deepen, timeout: float) -> DeepReading: ...
+    @overload
+    def request(self, message: wire.Compare, timeout: float) -> Comparison: ...
+    def request(
+        self, message: wire.Request, timeout: float
+    ) -> SessionFacts | Profile | Replays | Study | DeepReading | Comparison:
         """Ask, and wait at most ``timeout`` seconds for the answer.
 
         Raises :class:`MeasureError` with what the probe itself reports (it is then still usable), or with

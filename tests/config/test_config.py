@@ -117,6 +117,8 @@ def test_every_way_of_writing_toml_means_the_same() -> None:
         replays=2,
         resident=False,
         timeout=86400.0,
+        compare_outputs=False,
+        gate=Gate(output_error=2.0),
     )
 
 

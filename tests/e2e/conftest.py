@@ -31,8 +31,8 @@ def selu(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def slow(folder: Path) -> Path:
-    """A network whose inference takes the simulator most of a second, and the CPU a few milliseconds."""
-    return models.saved(demo_model.build((3, 64, 64, 64), 96), folder, "slow.onnx")
+    """A network whose inference takes the simulator about half a second, and the CPU a few milliseconds."""
+    return models.saved(demo_model.build((3, 64, 64), 72), folder, "slow.onnx")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import get_args, get_type_hints
 
 from monitor.records import (
+    Agreement,
     Board,
     Cause,
     CheckResult,
@@ -18,6 +19,7 @@ from monitor.records import (
     Latency,
     NodeCounts,
     OpShare,
+    OutputAgreement,
     Placement,
     RejectedSample,
     Runtime,
@@ -100,7 +102,9 @@ HEALTHY = CheckResult(
         fallback_flops={},
     ),
     latency=Latency(0.00052, 0.022, (0.00051, 0.00052, 0.00053), ()),
-    samples=Samples("files", 12, (RejectedSample("bad.npz", "dtype", "input `x` is float64, the model takes float32"),)),
+    samples=Samples(
+        "files", 12, (RejectedSample("bad.npz", "dtype", "input `x` is float64, the model takes float32"),)
+    ),
     runtime=SIMULATOR,
 )
 
@@ -177,6 +181,7 @@ def worst_case(model: str) -> tuple[list[CheckResult], list[Event]]:
             fallback_flops=op_types,
             unattributed={"Mystery": 0.1},
         ),
+        agreement=Agreement(0.8, (OutputAgreement("y", "float", 0.8),), 3, ("note " * 400,)),
         latency=Latency(0.5, 0.9, tuple(0.00005 * 1.3**number for number in range(50)), (1.0,)),
         samples=Samples("files", 1000, rejected),
         runtime=SIMULATOR,

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the records that outputs are handed: anything the types allow, NaN and odd text included."""
+"""Hypothesis strategies for the records that outputs are handed: anything the types allow, NaN and odd text too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from monitor.records import (
     VERDICTS,
+    Agreement,
     Board,
     Cause,
     CheckResult,
@@ -19,6 +20,7 @@ from monitor.records import (
     Level,
     NodeCounts,
     OpShare,
+    OutputAgreement,
     Placement,
     RejectedSample,
     Runtime,
@@ -30,7 +32,7 @@ from monitor.records import (
 texts = st.one_of(
     st.text(max_size=40),
     st.text(st.characters(), max_size=40),
-    st.text(st.sampled_from("\udc80\x1b\n\t\"\\<&é漢"), max_size=20),
+    st.text(st.sampled_from('\udc80\x1b\n\t"\\<&é漢'), max_size=20),
     st.sampled_from(["x" * 3000, "漢" * 700, "word " * 300]),
 )
 names = st.one_of(st.text(min_size=1, max_size=30), st.just("/opt/" + "deep/" * 200))
@@ -106,6 +108,21 @@ samples = st.builds(
 latencies = st.builds(
     Latency, numbers, numbers, st.lists(numbers, max_size=5).map(tuple), st.lists(numbers, max_size=2).map(tuple)
 )
+output_agreements = st.builds(
+    OutputAgreement,
+    name=names,
+    kind=st.sampled_from(["float", "quantized", "discrete", "other"]),
+    relative_error=maybe(numbers),
+    cosine=maybe(numbers),
+    skipped=texts,
+)
+agreements = st.builds(
+    Agreement,
+    error_ratio=maybe(numbers),
+    outputs=st.lists(output_agreements, max_size=3).map(tuple),
+    samples=st.integers(0, 9),
+    notes=st.lists(texts, max_size=2).map(tuple),
+)
 results = st.builds(
     CheckResult,
     model=names,
@@ -121,4 +138,5 @@ results = st.builds(
     runtime=maybe(runtimes),
     error=maybe(failures),
     notes=st.lists(texts, max_size=2).map(tuple),
+    agreement=maybe(agreements),
 )

@@ -138,17 +138,18 @@ def test_a_full_disk_stops_nothing() -> None:
         "print('alive', file=sys.stderr)\n"
     )
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr.startswith("alive\n")
 
 
 def test_a_closed_stream_stops_nothing() -> None:
     """Logging to a stream that is closed raises nothing."""
-    closed = io.StringIO()
-    closed.close()
-    log.configure(closed)
+    stream = io.StringIO()
+    log.configure(stream)
+    stream.close()
     log.logger.error("lost")
-    assert closed.closed
+    assert stream.closed
 
 
 def test_lines_of_threads_do_not_mix() -> None:
@@ -172,7 +173,8 @@ def test_structlog_does_not_drag_rich_in() -> None:
         "assert not [name for name in sys.modules if name.split('.')[0] == 'rich'], 'rich was imported'\n"
         "import structlog.dev\n"
         "assert structlog.dev.rich is None\n"
-        "try:\n    import rich\nexcept ModuleNotFoundError as error:\n    print(error)\nelse:\n    print('importable')\n"
+        "try:\n    import rich\n    print('importable')\n"
+        "except ModuleNotFoundError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     installed = importlib.util.find_spec("rich") is not None

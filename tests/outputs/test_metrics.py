@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-
 from collections.abc import Callable, Iterable
 from typing import get_args
 
 import msgspec
 import pytest
-
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -19,10 +17,13 @@ from monitor.outputs.metrics import BUCKETS, Exposition
 from monitor.records import Cause, CheckResult, Event, FailureReason, RejectedSample, Samples
 from tests.outputs.specimens import AWKWARD, BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, worst_case
 
+as_openmetrics, _ = choose_encoder("application/openmetrics-text")
+
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def exposition(*results: CheckResult, models: Iterable[str] = ()) -> Exposition:
+    """An exposition that has recorded ``results``."""
     made = Exposition(models, BOARD, "0.1.0", NOW - 3600)
     for result in results:
         made.record(result)
@@ -30,12 +31,14 @@ def exposition(*results: CheckResult, models: Iterable[str] = ()) -> Exposition:
 
 
 def text(made: Exposition) -> str:
+    """What a scrape gives."""
     registry = CollectorRegistry()
     registry.register(made)
     return generate_latest(registry).decode()
 
 
 def series(made: Exposition) -> Series:
+    """Every series of a scrape with its value."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in parse_text(text(made))
@@ -44,10 +47,12 @@ def series(made: Exposition) -> Series:
 
 
 def value(made: Exposition, name: str, **labels: str) -> float | None:
+    """One series' value, or ``None`` if there is no such series."""
     return series(made).get((f"npumon_{name}", frozenset(labels.items())))
 
 
 def names(made: Exposition, model: str) -> set[str]:
+    """The metrics that a model has."""
     return {name for name, labels in series(made) if ("model", model) in labels}
 
 
@@ -70,8 +75,8 @@ def test_openmetrics_is_valid() -> None:
     """The same families are valid OpenMetrics, whose parser refuses stray suffixes, duplicates and missing EOF."""
     registry = CollectorRegistry()
     registry.register(exposition(FALLBACK, HEALTHY, FAILED, CPU_ONLY))
-    encoded = openmetrics.generate_latest(registry).decode()
-    families = {family.name: family.type for family in parse_openmetrics(encoded)}
+    encoded = as_openmetrics(registry).decode()
+    families = {family.name: family.type for family in parse_openmetrics(encoded)}  # type: ignore[no-untyped-call]
     assert families["npumon_checks"] == "counter"
     assert families["npumon_model"] == "info"
     assert families["npumon_latency_seconds"] == "histogram"
@@ -81,7 +86,7 @@ def test_no_created_series() -> None:
     """No ``_created`` series is exported, in either format."""
     registry = CollectorRegistry()
     registry.register(exposition(FALLBACK, HEALTHY))
-    assert b"_created" not in generate_latest(registry) + openmetrics.generate_latest(registry)
+    assert b"_created" not in generate_latest(registry) + as_openmetrics(registry)
 
 
 def test_at_most_100_series_a_model() -> None:
@@ -102,7 +107,7 @@ def test_twenty_buckets() -> None:
 
 
 def test_histogram_holds_every_replay_of_every_check() -> None:
-    """The histogram accumulates over checks: each replay is counted once, in the bucket whose bound it does not exceed."""
+    """The histogram accumulates over checks, with each replay once in the first bucket that holds it."""
     made = exposition(FALLBACK, FALLBACK)
     assert value(made, "latency_seconds_count", model="swift_f0") == 6
     assert value(made, "latency_seconds_sum", model="swift_f0") == pytest.approx(2 * (0.0081 + 0.00824 + 0.0084))
@@ -160,7 +165,7 @@ def test_slow_share_is_absent() -> None:
 
 
 def test_counters_exist_from_the_start() -> None:
-    """Before the first check every counter is there at 0, with each value of its label, so that the first rise shows."""
+    """Before the first check each counter is there at 0, with every value of its label."""
     made = exposition(models=["m"])
     assert value(made, "checks_total", model="m") == 0
     for reason in get_args(FailureReason):
@@ -246,7 +251,7 @@ def test_label_values_are_escaped() -> None:
     registry = CollectorRegistry()
     registry.register(made)
     assert value(made, "checks_total", model=AWKWARD) == 1
-    families = parse_openmetrics(openmetrics.generate_latest(registry).decode())
+    families = parse_openmetrics(as_openmetrics(registry).decode())  # type: ignore[no-untyped-call]
     assert AWKWARD in {sample.labels.get("model") for family in families for sample in family.samples}
 
 

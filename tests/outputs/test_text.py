@@ -22,6 +22,7 @@ ALL = (FALLBACK, HEALTHY, FAILED, CPU_ONLY)
 
 
 def visible(table: str) -> str:
+    """``table`` without its colours."""
     return re.sub(r"\x1b\[\d+m", "", table)
 
 
@@ -135,7 +136,9 @@ def test_error_says_why_nothing_was_measured() -> None:
         assert document["verdict"] == "unknown"
         assert document["error"]["reason"] == "probe_timeout"
         assert document["error"]["mend"] == "raise models.timeout"
-        assert not {"npu_flops_ratio", "nodes", "ops", "partitions", "median_seconds", "replays_seconds"} & set(document)
+        assert not {"npu_flops_ratio", "nodes", "ops", "partitions", "median_seconds", "replays_seconds"} & set(
+            document
+        )
 
 
 def test_rejected_samples_are_in_the_document() -> None:
@@ -147,14 +150,15 @@ def test_rejected_samples_are_in_the_document() -> None:
 
 @given(strategies.results)
 def test_documents_are_strict_json_without_null(result: CheckResult) -> None:
-    """What was not measured is left out: no null, and no NaN even inside the raw replays' record."""
+    """What was not measured is left out: no null and no NaN at any depth."""
     text_form = json.dumps(text.check_document(result), allow_nan=False, ensure_ascii=True)
 
-    def refuse_null(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert all(value is not None for _, value in pairs)
-        return dict(pairs)
+    def assert_no_null(value: Any) -> None:
+        assert value is not None
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            assert_no_null(item)
 
-    json.loads(text_form, object_pairs_hook=refuse_null)
+    assert_no_null(json.loads(text_form))
 
 
 @given(st.floats(0, 1))
@@ -194,7 +198,11 @@ def test_groups_keep_every_op(ops: list[OpShare]) -> None:
         sum(group.flops_ratio or 0 for group in groups), sum(op.flops_ratio for op in ops), abs_tol=1e-9
     )
     for group in groups:
-        times = [op.time_ratio for op in ops if (op.op_type, op.reason, op.remedy) == (group.op_type, group.reason, group.remedy)]
+        times = [
+            op.time_ratio
+            for op in ops
+            if (op.op_type, op.reason, op.remedy) == (group.op_type, group.reason, group.remedy)
+        ]
         assert (group.time_ratio is None) == (None in times)
 
 

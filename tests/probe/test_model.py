@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from string import ascii_lowercase
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from monitor.probe import model as models
 from monitor.records import Failure
 from tests import models as built
 
+VALUES = [f"{letter}{number}" for number in range(8) for letter in "abcdefgh"]
 Array = npt.NDArray[np.float32]
 
 
@@ -107,7 +107,7 @@ def nested(
     for _ in range(draw(st.integers(1, 3))):
         source = draw(st.sampled_from([*visible, *own]))
         # The runtime refuses a value that a body around it has too, and two nodes of one name in the same graph.
-        output = draw(st.sampled_from([v for v in ascii_lowercase[:20] if v not in (*own, *inside, *visible, *banned)]))
+        output = draw(st.sampled_from([v for v in VALUES if v not in (*own, *inside, *visible, *banned)]))
         taken = {node.name for node in nodes} - {""}
         name = draw(st.sampled_from([n for n in ("", "n", "m", "n_token_1", "Relu_0") if n not in taken]))
         if depth and draw(st.booleans()):

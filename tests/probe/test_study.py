@@ -71,6 +71,13 @@ def test_a_session_without_optimization_is_partitioned_as_shipped(tmp_path: Path
     assert {node.name for node in study.partitioned} == {node.name for node in study.nodes}
 
 
+def test_an_application_that_forbids_the_cpu_is_studied_on_it(tmp_path: Path) -> None:
+    """A session setting that refuses fallback to the CPU does not stop the study, which means to run there."""
+    path = models.saved(models.well_named(), tmp_path)
+    study = studies.make(spec(path, session={"session.disable_cpu_ep_fallback": "1"}), 1)
+    assert executed(study).keys() == {"relu", "neg"}
+
+
 def test_only_the_branches_taken_are_counted(tmp_path: Path) -> None:
     """Each inference has the branch that its own input took."""
     folder = signed(tmp_path, 1.0, -1.0)

@@ -17,7 +17,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from monitor import wire
-from monitor.records import Failure, Profile, Replays, Runtime, Samples, SessionFacts, Study
+from monitor.records import Comparison, Failure, Profile, Replays, Runtime, Samples, SessionFacts, Study
 
 FACTS = SessionFacts(
     model_sha256="ab" * 32,
@@ -57,6 +57,8 @@ def answer(request: wire.Request) -> wire.Reply:
             return wire.Replayed(Replays((0.001,) * count, ()))
         case wire.MakeStudy(spec=spec):
             return wire.Studied(msgspec.structs.replace(STUDY, notes=("x" * BIG, spec.name)))
+        case wire.Compare():
+            return wire.Compared(Comparison(0, ()))
 
 
 def write(data: bytes) -> None:

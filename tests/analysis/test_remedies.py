@@ -1,0 +1,113 @@
+"""Reasons are the provider's own, and remedies can be acted on."""
+
+from __future__ import annotations
+
+import pytest
+
+from monitor.analysis.remedies import ESCALATE, NO_REASON, Explainer, free_dimensions
+from monitor.records import Fault, Rejection, Tensor
+from tests.analysis.evidence import facts, node, study
+
+FIXED = (Tensor("x", "tensor(float)", (1, 3)),)
+SHAPE = Rejection("conv", "Conv", "Cannot get shape", "dynamic_shape")
+
+
+def explained(
+    name: str,
+    *rejections: Rejection,
+    inputs: tuple[Tensor, ...] = FIXED,
+    via: tuple[str, ...] = (),
+    op_type: str = "Conv",
+) -> tuple[str, str]:
+    """Reason and remedy for one node."""
+    return Explainer(facts(rejections=rejections, inputs=inputs), None).explain((name, *via), op_type)
+
+
+def test_an_unsupported_op() -> None:
+    """The reason is passed on verbatim; the remedy names the op."""
+    reason, remedy = explained("selu", Rejection("selu", "Selu", "Selu: failed to create ELU node."))
+    assert reason == "Selu: failed to create ELU node."
+    assert remedy == (f"replace or quantize this Selu, or pin an SDK that supports it; if it should run, {ESCALATE}")
+
+
+def test_a_reason_is_found_over_the_layouts_suffix_and_the_fused_name() -> None:
+    """A node is known to the provider by its suffixed name, or by that of the fused node that does its work."""
+    assert explained("a", Rejection("a_token_4", "Conv", "no"))[0] == "no"
+    assert explained("a", Rejection("a/Fused", "Gemm", "no"), via=("a/Fused",))[0] == "no"
+
+
+def test_expanded_nodes_have_the_reason_of_their_op() -> None:
+    """A nameless refusal belongs to the nameless nodes of that op only."""
+    nameless = Rejection("", "Mish", "no such op")
+    assert explained("mish", nameless, via=("",), op_type="Mish")[0] == "no such op"
+    assert explained("mish", nameless, op_type="Mish")[0] == NO_REASON
+
+
+def test_no_reason_is_said_to_be_none() -> None:
+    """Where the provider is silent nothing is made up."""
+    assert explained("a", SHAPE) == (NO_REASON, ESCALATE)
+
+
+def test_a_fault_of_the_whole_session_explains_every_node() -> None:
+    """If the accelerator did not come up, that is why, with its own mend; a mere warning explains nothing."""
+    fault = Fault("accelerator_unavailable", "SetupBackend failed", "check soc_model")
+    session = facts(rejections=(SHAPE,), faults=(Fault("other", "noise"), fault))
+    assert Explainer(session, None).explain(("conv",), "Conv") == ("SetupBackend failed", "check soc_model")
+    session = facts(rejections=(SHAPE,), faults=(Fault("option_ignored", "typo", "correct it"),))
+    assert Explainer(session, None).explain(("conv",), "Conv")[0] == "Cannot get shape"
+
+
+def test_a_node_in_a_refused_control_node() -> None:
+    """A body on the CPU is there because of the control node around it, at any depth, whatever the node does."""
+    inner = [
+        node("outer", "Loop", "n c x", "y"),
+        node("choice", "If", "c", "v", "outer/body"),
+        node("neg", "Neg", "v", "w", "choice/then_branch"),
+    ]
+    refused = Rejection("outer", "Loop", "Loop is not supported")
+    explainer = Explainer(facts(rejections=(refused,), inputs=FIXED), study(inner, inner))
+    reason, remedy = explainer.explain(("neg",), "Neg")
+    assert reason == "inside Loop outer, which was refused: Loop is not supported"
+    assert remedy.startswith("replace or quantize this Loop, ")
+
+
+def test_named_free_dimensions() -> None:
+    """The remedy names each dimension once, as configuration and as an option to try."""
+    inputs = (Tensor("ids", "tensor(int64)", ("batch", "length")), Tensor("mask", "tensor(int64)", ("batch", "length")))
+    _, remedy = explained("conv", SHAPE, inputs=inputs)
+    assert remedy == (
+        'fix the free dimensions to the application\'s sizes: dims = { "batch" = N, "length" = N } '
+        "(try: --dim batch=N --dim length=N)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "sizes"),
+    [
+        ((None, 3, "?", "?"), "0, 2, 3", "<size0>,3,<size2>,<size3>"),
+        ((1, "?"), "1", "1,<size1>"),
+        ((1, None), "1", "1,<size1>"),
+        (("a", "a"), "0, 1", "<size0>,<size1>"),
+    ],
+)
+def test_dimensions_without_a_usable_name(shape: tuple[int | str | None, ...], axes: str, sizes: str) -> None:
+    """Where an override cannot address a dimension the file has to change, and the command is given."""
+    assert free_dimensions((Tensor("x", "tensor(float)", shape),)) == (
+        f"input x has no usable name for dimension {axes}: fix the file with python -m "
+        f"onnxruntime.tools.make_dynamic_shape_fixed --input_name x --input_shape {sizes} IN OUT"
+    )
+
+
+def test_a_signature_with_both_kinds() -> None:
+    """Named and unnamed dimensions each get their own advice."""
+    advice = free_dimensions((Tensor("x", "tensor(float)", ("batch", None)),)) or ""
+    assert '"batch" = N' in advice
+    assert "make_dynamic_shape_fixed --input_name x" in advice
+
+
+def test_a_fixed_signature_has_nothing_to_fix() -> None:
+    """Without free dimensions the shape depends on data, or on a condition, and that is said."""
+    assert free_dimensions(FIXED) is None
+    assert explained("conv", SHAPE)[1].startswith("its shape depends on data: ")
+    _, remedy = explained("choice", Rejection("choice", "If", "Cannot get shape", "dynamic_shape"), op_type="If")
+    assert remedy.startswith("make the If's condition constant: ")
