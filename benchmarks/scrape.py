@@ -104,7 +104,7 @@ def _serve() -> int:
             exposition.count_event(event)
         last[model] = results[-1]
     web = WebServer(
-        ("127.0.0.1", 0), file="benchmark", page=lambda: "", metrics=exposition, health=lambda: (True, "ok")
+        ("127.0.0.1", 0), file="benchmark", page=lambda: "", metrics=exposition.text, health=lambda: (True, "ok")
     )
     web.start()
     print(web.port, flush=True)

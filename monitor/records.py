@@ -453,8 +453,8 @@ Lane = Literal["accelerator", "cpu", "edge", "unattributed"]
 class Cell(Struct, frozen=True):
     """One op of the model in a :class:`Strip`: where it ran, what it computes in one inference, and why it is there.
 
-    ``unit`` numbers the partition, from 1 in the order they run; 0 off the accelerator. ``flops`` is ``None`` where those
-    of the model are not known; ``reason`` is empty for what runs where it should.
+    ``unit`` numbers the partition, from 1 in the order they run; 0 off the accelerator. ``flops`` is ``None`` if
+    those of the model are not known; ``reason`` is empty for what runs where it should.
     """
 
     name: str
@@ -482,7 +482,7 @@ class Strip(Struct, frozen=True):
 
 
 class Forecast(Struct, frozen=True):
-    """The placement of one model on one SoC. ``error`` is set, and ``verdict`` is ``unknown``, if no session came up."""
+    """The placement of one model on one SoC. ``error`` is set, and ``verdict`` is ``unknown``, without a session."""
 
     soc: str
     verdict: Verdict

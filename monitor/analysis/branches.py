@@ -1,7 +1,7 @@
-"""Which way the control flow went: placement is fixed when a session is created, but what of it runs depends on the input.
+"""Which way the control flow went: placement is fixed with the session, but what of it runs depends on the input.
 
-Tells, for each ``If`` that different samples drove into different branches, how many took which, and what share of their
-FLOPs ran on the accelerator then.
+Tells, for each ``If`` that different samples drove into different branches, how many took which, and what share of
+their FLOPs ran on the accelerator then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The books' own audit: the placement and the study must speak of the same arithmetic.
 
-An arithmetic node that was placed but is absent from the study's graph, or the reverse, means that the runtime was given
-another graph than the one studied. It is told, so that nobody trusts a share that stands on it.
+An arithmetic node that was placed but is absent from the study's graph, or the reverse, means that the runtime was
+given another graph than the one studied. It is told, so that nobody trusts a share that stands on it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ CREATE TABLE studies (key TEXT PRIMARY KEY, used INTEGER NOT NULL, record BLOB N
 # From each older version the statements that lead to the next one.
 _MIGRATIONS: Final[Mapping[int, str]] = {0: _SCHEMA}
 
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# The statements are fixed, so that even a plain SQLITE_ERROR on opening ("unsupported file format") speaks of the file.
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 # The message of an error quotes the file, and if it quotes damage, sqlite3 fails to decode its own message.
 _SqliteError: Final = (sqlite3.Error, UnicodeError)
 

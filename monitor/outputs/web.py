@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import gzip
 import os
 import socket
@@ -20,9 +19,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.openmetrics.exposition import ALLOWUTF8, UNDERSCORES
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as EXPOSITION
+from prometheus_client.exposition import gzip_accepted
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
@@ -58,7 +56,7 @@ class Response(NamedTuple):
 class WebServer:
     """Serves the page, the metrics and the health of one daemon from a thread of its own.
 
-    ``page`` renders the page, ``metrics`` is a prometheus_client registry or collector, ``health`` says whether the
+    ``page`` renders the page, ``metrics`` gives the exposition in the text format, ``health`` says whether the
     service is well and a line about it; all three are called from the server's thread. ``file`` is the configuration
     file that ``start`` names when the port cannot be had. Port 0 takes a free one; :attr:`port` tells which.
     """
@@ -69,7 +67,7 @@ class WebServer:
         *,
         file: Path | str,
         page: Callable[[], str],
-        metrics: Collector,
+        metrics: Callable[[], bytes],
         health: Callable[[], tuple[bool, str]],
     ) -> None:
         self.host, self.port = listen
@@ -154,16 +152,11 @@ class WebServer:
         return Response(HTTPStatus.OK, "text/html; charset=utf-8", self._page().encode("utf-8", "replace"))
 
     def _exposition(self, headers: HTTPHeaders) -> Response:
-        encode, content_type = choose_encoder(headers.get("Accept", ""))
-        if "escaping" not in content_type or f"escaping={UNDERSCORES}" in content_type:
-            # npumon's names need no underscores in place of odd characters: the text is the same without that scheme,
-            # which looks at each character of each name again and doubles the time of a scrape.
-            encode = functools.partial(cast(Any, encode), escaping=ALLOWUTF8)
-        body = encode(self._metrics)
+        body = self._metrics()
         if gzip_accepted(headers.get("Accept-Encoding", "")):
             # Level 1: the event loop waits for it, and higher levels gain little on text this repetitive.
-            return Response(HTTPStatus.OK, content_type, gzip.compress(body, 1), "gzip")
-        return Response(HTTPStatus.OK, content_type, body)
+            return Response(HTTPStatus.OK, EXPOSITION, gzip.compress(body, 1), "gzip")
+        return Response(HTTPStatus.OK, EXPOSITION, body)
 
 
 class _Server(HTTPServer):

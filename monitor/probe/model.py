@@ -112,6 +112,10 @@ def load(path: Path) -> Model:
         raise MeasureError(_invalid(path, "it does not parse as ONNX (truncated?)")) from error
     if not proto.graph.node:
         raise MeasureError(_invalid(path, "it holds no graph (truncated, or not ONNX)"))
+    repeated = _repeated(proto.graph)
+    if repeated is not None:
+        detail = f"{path}: two nodes of one graph are called {repeated}, and the runtime refuses that"
+        raise MeasureError(Failure("model_invalid", detail, "export the model again, or rename one of them"))
     inlined = bool(proto.functions)
     if inlined:
         proto = onnx.inliner.inline_local_functions(proto)
@@ -250,6 +254,21 @@ def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
         yield node
         for _, body in bodies(node):
             yield from _all_nodes(body)
+
+
+def _repeated(graph: GraphProto) -> str | None:
+    """A name that two nodes of one graph share. Elsewhere names may repeat; here the named copy would heal the model,
+    and npumon would run what the application cannot."""
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.name in seen:
+            return node.name
+        if node.name:
+            seen.add(node.name)
+        for _, body in bodies(node):
+            if (found := _repeated(body)) is not None:
+                return found
+    return None
 
 
 def _all_tensors(graph: GraphProto) -> Iterator[TensorProto]:

@@ -79,7 +79,9 @@ def positions(size: int, count: int) -> Any:
     """
     if count >= size:
         return slice(None)
-    return np.unique((np.arange(count) * _GOLDEN % 1 * size).astype(np.int64))
+    chosen = np.zeros(size, np.bool_)  # numpy's unique takes seconds for what this does in milliseconds
+    chosen[(np.arange(count) * _GOLDEN % 1 * size).astype(np.int64)] = True
+    return np.flatnonzero(chosen)
 
 
 def nonfinite(output: Array) -> tuple[int, int]:

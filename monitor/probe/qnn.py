@@ -6,6 +6,7 @@ Log formats and facts were measured with onnxruntime-qnn 2.7.0 (QNN SDK 2.51); D
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,9 +61,14 @@ class Qnn(Provider):
         return {"soc_model": soc}
 
     def target(self, devices: list[Any]) -> Target:
-        """``hexagon`` only where the runtime lists an NPU device; the x86-64 package lists the CPU."""
-        npu = any(device.device.type == ort.OrtHardwareDeviceType.NPU for device in devices)
-        return "hexagon" if npu else "simulator"
+        """``hexagon`` only where the runtime lists an NPU device; the x86-64 package simulates one on the CPU."""
+        if _is_npu(devices[0]):
+            return "hexagon"
+        return "simulator" if platform.machine() == "x86_64" else "cpu"
+
+    def devices(self) -> list[Any]:
+        """The NPU first, wherever the runtime lists it."""
+        return sorted(super().devices(), key=_is_npu, reverse=True)
 
     def wants(self, line: LogLine) -> bool:
         """Errors, refused nodes, refused option values and the SDK's version."""
@@ -119,6 +125,10 @@ class Qnn(Provider):
             elif fault := _fault(line.message):
                 faults.setdefault(fault.message, fault)
         return LogReading(tuple(rejections.values()), tuple(faults.values()), version)
+
+
+def _is_npu(device: Any) -> bool:
+    return bool(device.device.type == ort.OrtHardwareDeviceType.NPU)
 
 
 def _refused(message: str) -> list[Rejection]:

@@ -60,7 +60,7 @@ class Daemon:
         self._stop = threading.Event()
         self._remarked: set[tuple[str, ...]] = set()
         self._web = WebServer(
-            config.listen, file=config.file, page=self._page, metrics=self._exposition, health=self.health
+            config.listen, file=config.file, page=self._page, metrics=self._exposition.text, health=self.health
         )
 
     def run(self) -> None:

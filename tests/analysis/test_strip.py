@@ -106,7 +106,7 @@ def test_without_a_study_the_steps_are_drawn(selu: tuple[CheckResult, Evidence])
 
 
 def test_a_published_model_that_falls_back() -> None:
-    """swift-f0, all nodes unnamed: nearly all FLOPs on the CPU, each CPU op with a reason, one partition in one piece."""
+    """swift-f0, all unnamed: nearly all FLOPs on the CPU, each CPU op with a reason, the partition in one piece."""
     result, evidence = audited(published("swift_f0"), "60")
     assert result.placement is not None
     strip = strips.strip(*evidence)

@@ -36,9 +36,10 @@ class Builder:
         return name
 
     def add(self, op_type: str, inputs: list[str], nodes: list[NodeProto] | None = None, **attributes: object) -> str:
-        """Append a node, badly named one time in three; its output."""
+        """Append a node, badly named half the time (a name may repeat in another scope only); its output."""
         output = self.fresh("v")
-        name = self.random.choice(["", "again", self.fresh(f"{op_type.lower()}_"), self.fresh("n"), self.fresh("m")])
+        again = "" if nodes is None or nodes else "again"
+        name = self.random.choice(["", again, self.fresh(f"{op_type.lower()}_"), self.fresh("n")])
         target = self.nodes if nodes is None else nodes
         target.append(helper.make_node(op_type, inputs, [output], str(name), **attributes))
         return output

@@ -29,6 +29,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.outputs import events
 
 ROOT = Path(__file__).parents[2]
+INSIDE_PROBES = str(Path(__file__).with_name("inside_probes"))
+"""A folder for PYTHONPATH, see ``sitecustomize.py`` in it."""
 COMMAND = (sys.executable, "-m", "monitor")
 SCHEMA = jsonschema.Draft202012Validator(events.schema())
 NAMES = frozenset(events.schema()["properties"]["event"]["enum"])
@@ -174,7 +176,8 @@ class Running:
                 self._readers[0].join()
             with self._news:
                 seen = [(line["event"], line.get("model")) for line in self.lines]
-                assert not over and time.monotonic() < deadline, f"no {event} of {model}: {seen} {self.err}"
+                timely = not over and time.monotonic() < deadline
+                assert timely, f"no {event} of {model}: {seen} {self.err}"
                 self._news.wait(0.2)
         return found[count - 1]
 
@@ -285,8 +288,9 @@ def write_config(
     lines += ["[runtime.options]", *(f"{key} = {json.dumps(value)}" for key, value in runtime.items()), *head]
     for name, settings in models.items():
         lines += ["[[models]]", f'name = "{name}"']
-        lines += [f"{key} = {_toml(value)}" for key, value in ({"replays": 5} | dict(settings)).items() if key != "gate"]
-        gate = {"cv": 1000.0} | settings.get("gate", {})
+        settings = {"replays": 5, **settings}
+        gate = {"cv": 1000.0, **settings.pop("gate", {})}
+        lines += [f"{key} = {_toml(value)}" for key, value in settings.items()]
         lines += ["[models.gate]", *(f"{key} = {_toml(value)}" for key, value in gate.items())]
     file = folder / "npumon.toml"
     file.write_text("\n".join(lines) + "\n")

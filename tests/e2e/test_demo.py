@@ -34,10 +34,8 @@ def test_the_published_model_is_seen_to_fall_back(demo: Running) -> None:
     assert target["target"] == "simulator"
 
 
-def test_the_event_names_its_convs_with_the_providers_reasons(
-    demo: Running, published: Callable[[str], Path]
-) -> None:
-    """The event's ops are the worst of those that ``audit`` lists, all 18 Convs among these, in the provider's words."""
+def test_the_event_names_its_convs_with_the_providers_reasons(demo: Running, published: Callable[[str], Path]) -> None:
+    """The event's ops are the worst of those that ``audit`` lists, all 18 Convs among these, in its own words."""
     path = published("swift_f0")
     event = demo.wait("fallback_detected", "swift_f0")
     audit = json.loads(npumon("audit", path, "-o", "soc_model=60", "--json").out)

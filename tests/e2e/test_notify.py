@@ -9,7 +9,7 @@ from tests.e2e.running import running, wait_until, write_config
 
 
 def test_systemd_hears_ready_status_watchdog_and_stopping(tmp_path: Path, good: Path) -> None:
-    """READY once the service answers, a watchdog at least twice a period, a status with verdicts, STOPPING at the end."""
+    """READY once the service answers, WATCHDOG while it works, STATUS with verdicts, STOPPING at the end."""
     path = str(tmp_path / "notify")
     heard: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -29,7 +29,9 @@ def test_systemd_hears_ready_status_watchdog_and_stopping(tmp_path: Path, good: 
             assert daemon.stop() == 0
             listen()
     assert heard[0] == "READY=1"
-    assert heard[-1] == "STOPPING=1"
+    # a check that ends while the daemon stops may still tell its verdict
+    after = heard[heard.index("STOPPING=1") + 1 :]
+    assert not [text for text in after if not text.startswith("STATUS=")]
     assert f"STATUS={daemon.address}: m healthy" in heard
     assert {text.partition("=")[0] for text in heard} == {"READY", "STATUS", "WATCHDOG", "STOPPING"}
 
@@ -52,5 +54,5 @@ def test_a_watchdog_for_another_process_is_not_fed(tmp_path: Path, good: Path) -
         except TimeoutError:
             pass
     assert heard[0] == "READY=1"
-    assert heard[-1] == "STOPPING=1"
+    assert "STOPPING=1" in heard
     assert "WATCHDOG=1" not in heard

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running import Running, children, exists, running, wait_until, write_config
+from tests.e2e.running import INSIDE_PROBES, Running, children, exists, running, wait_until, write_config
 
-EXITS = Path(__file__).with_name("exits")
 INTERVAL, TIMEOUT = 2.0, 3.0
 
 
 @pytest.fixture
 def exits(tmp_path: Path) -> Path:
-    """Where probes note that they ended by themselves; see ``exits/sitecustomize.py``."""
+    """Where probes note that they ended by themselves."""
     folder = tmp_path / "exits"
     folder.mkdir()
     return folder
@@ -26,7 +25,7 @@ def exits(tmp_path: Path) -> Path:
 
 def noting(exits: Path) -> dict[str, str]:
     """The environment in which probes do that."""
-    return {"PYTHONPATH": str(EXITS), "NPUMON_TEST_EXITS": str(exits)}
+    return {"PYTHONPATH": INSIDE_PROBES, "NPUMON_TEST_EXITS": str(exits)}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,9 @@ def test_a_lost_probe_is_told_replaced_and_disturbs_no_other(
         assert len(before & after) == 1
         assert daemon.metric("verdict", model=lost, state="healthy") == 1
         assert daemon.metric("verdict", model=other, state="healthy") == 1
-        others = {value for labels, value in daemon.metrics("check_failures_total").items() if ("model", other) in labels}
+        others = {
+            value for labels, value in daemon.metrics("check_failures_total").items() if ("model", other) in labels
+        }
         assert others == {0.0}
         assert len([line for line in daemon.lines if line.get("model")]) == 2
 

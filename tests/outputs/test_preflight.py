@@ -35,7 +35,7 @@ def forecast(soc: str, target: Target) -> Forecast:
     ],
 )
 def test_it_says_what_it_is(targets: list[Target], predicts: bool, words: str) -> None:
-    """Only the simulator predicts; on a board, and where nothing came up, table and JSON say that nothing is predicted."""
+    """Only the simulator predicts; on a board, and where nothing came up, table and JSON say that nothing is."""
     rows = [forecast(str(number), target) for number, target in enumerate(targets)]
     rows.append(Forecast("0", "unknown", FAILURE.detail, error=FAILURE))
     result = Preflight("m", NOW, tuple(rows))

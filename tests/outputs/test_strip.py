@@ -106,7 +106,7 @@ def test_wide_ops_keep_their_own_segment_and_colour() -> None:
 
 
 def test_a_huge_graph_gives_a_small_file() -> None:
-    """10,000 ops that alternate between processors: at most two segments a pixel, under 3 MB, and what is left out is said."""
+    """10,000 ops that alternate: at most two segments a pixel, under 3 MB, and the rest is counted."""
     drawn = alternating(10_000)
     weights = [cell.flops or 0 for cell in drawn]
     for pieces in (drawing.segments(drawn, weights, sum(weights)), drawing.segments(drawn, [1] * 10_000, sum(weights))):
@@ -143,7 +143,7 @@ def test_names_and_reasons_are_escaped() -> None:
 
 
 def test_processors_are_told_in_words_too() -> None:
-    """The legend, each segment and the list name the processor; the picture has a description; colours come as patterns."""
+    """Legend, segments and list name the processor, the picture has a description, colours come as patterns."""
     drawn = tuple(Cell(lane, "Op", lane, int(lane == "accelerator"), 25, None, "why") for lane in LANES)
     text = drawing.render(HEALTHY, Strip(drawn, "session", 1, 1))
     page = Page(text)

@@ -57,6 +57,8 @@ def answer(request: wire.Request) -> wire.Reply:
             return wire.Replayed(Replays((0.001,) * count, ()))
         case wire.MakeStudy(spec=spec):
             return wire.Studied(msgspec.structs.replace(STUDY, notes=("x" * BIG, spec.name)))
+        case wire.Deepen():
+            return wire.Failed(Failure("provider_missing", "no accelerator here"))
         case wire.Compare():
             return wire.Compared(Comparison(0, ()))
 
