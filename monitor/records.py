@@ -51,8 +51,8 @@ class Node(Struct, frozen=True, omit_defaults=True):
     """One ONNX node, reduced to what FLOP counting and joining need.
 
     ``scope`` names the graph that holds it: ``""`` for the main graph, else ``"<control node>/<attribute>"`` of the
-    innermost body (node names are unique over all scopes). ``attributes`` keeps numbers, strings and short lists; a body
-    is kept as the list of its outputs, tensors are dropped. A missing optional input is ``""`` in ``inputs``.
+    innermost body (node names are unique over all scopes). ``attributes`` keeps numbers, strings and short lists; a
+    body is kept as the list of its outputs, tensors are dropped. A missing optional input is ``""`` in ``inputs``.
     """
 
     name: str
@@ -136,7 +136,9 @@ class Rejection(Struct, frozen=True):
 class Fault(Struct, frozen=True):
     """Something the execution provider said about the whole session, classified by its own module."""
 
-    kind: Literal["not_on_hardware", "accelerator_unavailable", "context_mismatch", "context_foreign", "option_ignored", "other"]
+    kind: Literal[
+        "not_on_hardware", "accelerator_unavailable", "context_mismatch", "context_foreign", "option_ignored", "other"
+    ]
     message: str
     mend: str = ""
 
@@ -266,8 +268,8 @@ class OutputAgreement(Struct, frozen=True):
     (``kind``) of the integers without their zero point. ``unequal_ratio`` is the share of elements that differ, for
     discrete outputs (indices, classes, flags). The latter three are the worst sample's. ``nan``, ``inf`` (accelerator)
     and ``cpu_nan``, ``cpu_inf`` count over all elements of all samples. A value that only the CPU has finite counts as
-    lost, as 0, in the error. ``compared`` of ``elements`` were looked at, over all samples. ``noise_ratio`` is the CPU's
-    own error from one run to the next, measured only where the two disagree. ``skipped`` says why nothing was compared.
+    lost, as 0, in the error. ``compared`` of ``elements`` were looked at, over all samples. ``noise_ratio`` is the
+    CPU's own error from one run to the next, measured only where the two disagree. ``skipped`` says why nothing was compared.
     """
 
     name: str
@@ -316,7 +318,7 @@ class NodeCounts(Struct, frozen=True):
 
 
 class Branch(Struct, frozen=True):
-    """One way that an ``If`` went, where it depends on the input, and the NPU-FLOP share of the samples that took it."""
+    """One way that an input-dependent ``If`` went, and the NPU-FLOP share of the samples that took it."""
 
     node: str
     branch: str
@@ -394,8 +396,8 @@ class Latency(Struct, frozen=True):
 class Agreement(Struct, frozen=True):
     """Whether the accelerator computes what the CPU computes.
 
-    ``error_ratio`` is the largest error of an output that can be judged; ``None`` if nothing was compared. ``notes`` say what
-    was not, or not in full, and why.
+    ``error_ratio`` is the largest error of an output that can be judged; ``None`` if nothing was compared. ``notes``
+    say what was not, or not in full, and why.
     """
 
     error_ratio: float | None
@@ -426,7 +428,8 @@ class CheckResult(Struct, frozen=True):
     """One check of one model: the single record that metrics, events, state, page and reports derive from.
 
     ``timestamp`` is UTC seconds since the epoch, ``duration_seconds`` the wall time of the whole check. ``error`` is
-    set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is exceeded.
+    set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is
+    exceeded.
     """
 
     model: str

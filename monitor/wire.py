@@ -8,7 +8,6 @@ nonsense, and the reader raises :class:`ProtocolError`.
 from __future__ import annotations
 
 import struct
-
 from typing import TypeVar
 
 import msgspec
@@ -51,10 +50,10 @@ class Open(Struct, frozen=True, tag=True):
 
 
 class Audit(Struct, frozen=True, tag=True):
-    """Profile up to ``runs`` inferences on distinct samples, then end profiling for good; answered with :class:`Profile`.
+    """Profile up to ``runs`` inferences on distinct samples, then end profiling for good.
 
-    No further one is begun after ``budget`` seconds. ``outputs`` is an existing folder that receives what the inferences
-    gave, for :class:`Compare`, or ``None``.
+    Answered with :class:`Profile`. No further inference is begun after ``budget`` seconds. ``outputs`` is an existing
+    folder that receives what they gave, for :class:`Compare`, or ``None``.
     """
 
     runs: int

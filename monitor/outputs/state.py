@@ -49,8 +49,8 @@ CREATE TABLE studies (key TEXT PRIMARY KEY, used INTEGER NOT NULL, record BLOB N
 # From each older version the statements that lead to the next one.
 _MIGRATIONS: Final[Mapping[int, str]] = {0: _SCHEMA}
 
-# The statements are fixed, so that even a plain SQLITE_ERROR on opening ("unsupported file format") speaks of the file.
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_FOREIGN: Final = "unsupported file format"  # a damaged header, which SQLite reports without a code of its own
 # The message of an error quotes the file, and if it quotes damage, sqlite3 fails to decode its own message.
 _SqliteError: Final = (sqlite3.Error, UnicodeError)
 
@@ -295,7 +295,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except BaseException as error:
         connection.close()
         damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-        if damaged or isinstance(error, UnicodeError):
+        if damaged or isinstance(error, UnicodeError) or _FOREIGN in str(error):
             raise _Unusable("corrupt", f"the database is damaged ({_line(error)})") from error
         raise
     return connection

@@ -117,7 +117,6 @@ class Probe:
         finally:
             path.unlink(missing_ok=True)
 
-
     def _keep(self, folder: Path, index: int, runs: int, feeds: Any, outputs: list[Any]) -> None:
         from monitor.probe.outputs import keep
 

@@ -257,12 +257,15 @@ def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _repeated(graph: GraphProto) -> str | None:
-    """A name that two nodes of one graph share. Elsewhere names may repeat; here the named copy would heal the model,
-    and npumon would run what the application cannot."""
+    """A name that two nodes of one graph share, or ``None``.
+
+    Between scopes names may repeat. Here the named copy would heal the model, and npumon would run what the application
+    cannot.
+    """
     seen: set[str] = set()
     for node in graph.node:
         if node.name in seen:
-            return node.name
+            return str(node.name)
         if node.name:
             seen.add(node.name)
         for _, body in bodies(node):

@@ -157,7 +157,11 @@ class Checker:
             error=failure,
             breach=judged.breach,
             agreement=life.agreement if life and failure is None else None,
-            notes=tuple(f"{f.message}; {f.mend}" for f in facts.faults if f.kind in ("option_ignored", "context_foreign")) if facts else (),
+            notes=tuple(
+                f"{f.message}; {f.mend}" for f in facts.faults if f.kind in ("option_ignored", "context_foreign")
+            )
+            if facts
+            else (),
         )
 
     def study(self) -> tuple[Study | None, tuple[str, ...]]:

@@ -1,14 +1,16 @@
 """Random graphs of everyday operators, for the property that the books balance.
 
-They are random where attribution goes wrong: names missing or repeated, patterns that fuse, constants that fold, branches,
-operators that the runtime expands, operators that the accelerator refuses. Shapes stay small and static.
+They are random where attribution goes wrong: names missing or repeated, patterns that fuse, constants that fold,
+branches, operators that the runtime expands, operators that the accelerator refuses. Shapes stay small and static.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from tests import models
@@ -27,15 +29,17 @@ class Builder:
         self.count = 0
 
     def fresh(self, stem: str) -> str:
+        """A name that is not taken."""
         self.count += 1
         return f"{stem}{self.count}"
 
     def constant(self, *shape: int) -> str:
+        """A new initializer."""
         name = self.fresh("c")
         self.constants[name] = models.floats(*shape)
         return name
 
-    def add(self, op_type: str, inputs: list[str], nodes: list[NodeProto] | None = None, **attributes: object) -> str:
+    def add(self, op_type: str, inputs: list[str], nodes: list[NodeProto] | None = None, **attributes: Any) -> str:
         """Append a node, badly named half the time (a name may repeat in another scope only); its output."""
         output = self.fresh("v")
         again = "" if nodes is None or nodes else "again"
@@ -47,6 +51,11 @@ class Builder:
     def any(self) -> str:
         """One of the latest values, so that graphs branch and join."""
         return str(self.random.choice(self.values[-3:]))
+
+
+def scalar(value: float) -> npt.NDArray[np.float32]:
+    """A constant without dimensions."""
+    return np.array(value, np.float32)
 
 
 def _convolution(b: Builder) -> str:
@@ -85,7 +94,7 @@ def _binary(b: Builder) -> str:
 def _gelu(b: Builder) -> str:
     x = b.any()
     half, one, root = (b.fresh("k") for _ in range(3))
-    b.constants |= {half: np.float32(0.5), one: np.float32(1), root: np.float32(1.4142135)}
+    b.constants |= {half: scalar(0.5), one: scalar(1), root: scalar(1.4142135)}
     erf = b.add("Erf", [b.add("Div", [x, root])])
     return b.add("Mul", [b.add("Mul", [x, b.add("Add", [erf, one])]), half])
 
@@ -117,7 +126,7 @@ def _folded(b: Builder) -> str:
 def _idle(b: Builder) -> str:
     """A product with one, which the runtime drops."""
     one = b.fresh("k")
-    b.constants[one] = np.float32(1)
+    b.constants[one] = scalar(1)
     return b.add("Mul", [b.any(), one])
 
 
@@ -133,7 +142,7 @@ def _branch(b: Builder) -> str:
         b.constants[condition] = np.array(bool(b.random.integers(2)))
     else:
         axes, zero = b.fresh("a"), b.fresh("k")
-        b.constants |= {axes: np.array([0, 1, 2, 3], np.int64), zero: np.float32(0)}
+        b.constants |= {axes: np.array([0, 1, 2, 3], np.int64), zero: scalar(0)}
         condition = b.add("Greater", [b.add("ReduceSum", [x, axes], keepdims=0), zero])
     return b.add("If", [condition], then_branch=bodies[0], else_branch=bodies[1])
 

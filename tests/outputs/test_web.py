@@ -153,6 +153,7 @@ def test_only_reading(service: Service, method: str) -> None:
 
 def test_a_page_that_fails_takes_nothing_with_it(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     """A defect in the page is a 500 without a traceback and a line in the log; metrics go on."""
+
     def fail() -> str:
         raise ZeroDivisionError("a defect")
 
@@ -282,7 +283,9 @@ def test_port_in_use(service: Service) -> None:
 )
 def test_an_address_of_another_machine(service: Service, host: str, shown: str) -> None:
     """An address that this machine does not have is one line too."""
-    elsewhere = WebServer((host, 0), file="n.toml", page=str, metrics=service.exposition.text, health=lambda: (True, "ok"))
+    elsewhere = WebServer(
+        (host, 0), file="n.toml", page=str, metrics=service.exposition.text, health=lambda: (True, "ok")
+    )
     with pytest.raises(UsageError) as caught:
         elsewhere.start()
     assert str(caught.value).startswith(f"n.toml: monitor.listen: {shown}")

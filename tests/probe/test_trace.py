@@ -67,9 +67,13 @@ def test_a_real_profile_gives_the_spans_of_each_inference(tmp_path: Path) -> Non
 
 def test_spans_inside_a_real_control_node_are_nested(tmp_path: Path) -> None:
     """What runs in a Loop's body is marked, so that its time is not counted twice; the Loop itself is not."""
-    (run,) = read_profile(profiled(models.looping(3), tmp_path, runs=1), 1, "QNNExecutionProvider").runs
+    path = profiled(models.looping(3), tmp_path, runs=1)
+    (run,) = read_profile(path, 1, "QNNExecutionProvider").runs
     assert {s.op_type for s in run if not s.nested} == {"Loop"}
-    assert sum(s.name == "loop_mul" for s in run if s.nested) == 3
+    (events,) = Trace(path, 1).runs()
+    durations = [event.dur for event in events if event.node == "loop_mul"]
+    assert len(durations) == 3
+    assert [s.seconds for s in run if s.name == "loop_mul"] == [pytest.approx(sum(durations) / 1e6)]
     assert {s.processor for s in run} == {"cpu"}
 
 
@@ -98,6 +102,42 @@ def test_control_nodes_within_control_nodes(tmp_path: Path) -> None:
         ("loop", False),
         ("after", False),
     ]
+
+
+def test_a_node_that_runs_in_two_loops_and_outside_is_not_mixed_up(tmp_path: Path) -> None:
+    """Executions are summed within one control node only, and each inference starts anew."""
+    path = written(
+        tmp_path,
+        event("exp", 0, 10, "Exp"),
+        event("exp", 21, 1, "Exp"),
+        event("exp", 23, 2, "Exp"),
+        event("first", 20, 10, "Loop"),
+        event("exp", 41, 4, "Exp"),
+        event("second", 40, 10, "Loop"),
+        RUN,
+        event("exp", 60, 7, "Exp"),
+        RUN,
+    )
+    first, second = read_profile(path, 2, "QNNExecutionProvider").runs
+    told = [(s.name, s.nested, round(1e6 * s.seconds)) for s in first]
+    assert told[:3] == [("exp", False, 10), ("exp", True, 3), ("first", False, 10)]
+    assert told[3:] == [("exp", True, 4), ("second", False, 10)]
+    assert [(s.name, s.nested, round(1e6 * s.seconds)) for s in second] == [("exp", False, 7)]
+
+
+def test_a_file_of_many_blocks_reads_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the reader's blocks end, also within a line, and one damaged line among many, change nothing else."""
+    events = [event(f"node{number}", number, number) for number in range(50)]
+    path = written(tmp_path, *events, RUN)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[8] = lines[8][:20] + b"\n"
+    path.write_bytes(b"".join(lines))
+    expected = [f"node{number}" for number in range(50) if number != 7]
+    for size in (1, 100, 1000, 2**16):
+        monkeypatch.setattr(trace, "_BLOCK", size)
+        profile = read_profile(path, 1, "EP")
+        assert [[s.name for s in run] for run in profile.runs] == [expected]
+        assert profile.partial == "line 8 of the profile is cut or damaged"
 
 
 def test_the_accelerator_is_told_by_its_provider(tmp_path: Path) -> None:
