@@ -121,7 +121,17 @@ class Placed(Struct, frozen=True):
     unit: int
 
 
-RejectionKind = Literal["dynamic_shape", "unsupported"]
+RejectionKind = Literal[
+    "dynamic_shape",  # a shape is not known when the session is created
+    "not_constant",  # an input must be an initializer
+    "op_missing",  # the provider does not know the op at all
+    "attribute",  # it knows the op, not this attribute, mode or equation
+    "dtype",  # it knows the op, not for this data type
+    "rank",  # it knows the op, not for this number of dimensions
+    "backend",  # the accelerator's own validation refused this op with these types and shapes on this SoC
+    "by_design",  # configured to stay on the CPU
+    "unsupported",  # a reason never seen before
+]
 
 
 class Rejection(Struct, frozen=True):
@@ -269,7 +279,8 @@ class OutputAgreement(Struct, frozen=True):
     discrete outputs (indices, classes, flags). The latter three are the worst sample's. ``nan``, ``inf`` (accelerator)
     and ``cpu_nan``, ``cpu_inf`` count over all elements of all samples. A value that only the CPU has finite counts as
     lost, as 0, in the error. ``compared`` of ``elements`` were looked at, over all samples. ``noise_ratio`` is the
-    CPU's own error from one run to the next, measured only where the two disagree. ``skipped`` says why nothing was compared.
+    CPU's own error from one run to the next, measured only where the two disagree. ``skipped`` says why nothing was
+    compared.
     """
 
     name: str

@@ -9,10 +9,33 @@ from __future__ import annotations
 import re
 
 from monitor.analysis.cover import control_of, strip_token
-from monitor.records import Rejection, SessionFacts, Study, Tensor
+from monitor.records import Rejection, RejectionKind, SessionFacts, Study, Tensor
 
 NO_REASON = "the execution provider gave no reason"
 _WHOLE_SESSION = ("not_on_hardware", "accelerator_unavailable", "context_mismatch")
+# What the operator's own ONNX function body, or its definition, is made of.
+INSTEAD = {
+    "Acosh": "Log, Sqrt and Mul",
+    "Celu": "Elu and Mul",
+    "Cosh": "Exp, Add and Mul",
+    "CumSum": "MatMul with a triangular constant",
+    "Einsum": "Transpose, Reshape and MatMul",
+    "Erf": "Tanh (the tanh form of Gelu)",
+    "GroupNormalization": "Reshape and InstanceNormalization",
+    "GRU": "its cell's MatMul, Sigmoid and Tanh, unrolled",
+    "Hardmax": "ArgMax and OneHot",
+    "HardSwish": "HardSigmoid and Mul",
+    "LayerNormalization": "ReduceMean, Sub, Mul, Sqrt and Div",
+    "LSTM": "its cell's MatMul, Sigmoid and Tanh, unrolled",
+    "Mish": "Softplus, Tanh and Mul",
+    "Selu": "Elu and Mul",
+    "Shrink": "Where, Less and Sub",
+    "Sinh": "Exp, Sub and Mul",
+    "Softplus": "Exp, Add and Log",
+    "Softsign": "Abs, Add and Div",
+    "ThresholdedRelu": "Greater and Where",
+    "Trilu": "Mul with a constant mask",
+}
 ESCALATE = "report op, reason and versions to the accelerator's vendor"
 
 
@@ -60,8 +83,30 @@ class Explainer:
                     "into the model as an initializer"
                 )
             return "its shape depends on data: export the model so that shapes are constant, or split it here"
-        what = f"replace or quantize this {rejection.op_type}, or pin an SDK that supports it"
-        return f"{what}; if it should run, {ESCALATE}"
+        return _by_kind(rejection.kind, rejection.op_type)
+
+
+def _by_kind(kind: RejectionKind, op_type: str) -> str:
+    instead = INSTEAD.get(op_type)
+    replace = f"replace {op_type} by {instead}" if instead else f"replace {op_type} by ops that it supports"
+    match kind:
+        case "not_constant":
+            return f"bake the input of this {op_type} that the reason names into the model as an initializer"
+        case "op_missing":
+            return f"{replace}, or split the model so that it stands at an edge"
+        case "attribute":
+            return f"export this {op_type} with what the reason allows, or {replace}"
+        case "dtype":
+            return f"cast around this {op_type} to a type that it supports, or quantize it"
+        case "rank":
+            return f"put a Reshape before and after this {op_type}, so that it has fewer dimensions"
+        case "by_design":
+            return "nothing: the session is configured so; the option stands in the reason"
+        case "backend":
+            quantize = f"quantize this {op_type} with its neighbours, or {replace}"
+            return f"{quantize}; it may run on another SoC or SDK (npumon preflight): if it should here, {ESCALATE}"
+        case _:
+            return f"{replace}, or pin an SDK that supports it; if it should run, {ESCALATE}"
 
 
 def free_dimensions(inputs: tuple[Tensor, ...]) -> str | None:

@@ -95,7 +95,9 @@ def cause_of(facts: SessionFacts, placement: Placement) -> Cause:
 
 
 def _share(ratio: float) -> str:
-    """A percentage that never rounds up to a whole it does not reach."""
+    """A percentage that rounds neither up to a whole that it does not reach nor down to nothing."""
+    if 0 < ratio < 0.001:
+        return "less than 0.1 %"
     return "100 %" if ratio == 1 else f"{int(ratio * 1000) / 10:g} %"
 
 

@@ -33,7 +33,17 @@ _BUILD = re.compile(r"Backend build version: (?P<version>\S+)")
 _BAD_VALUE = re.compile(
     r"(?:mode|level) not valid|not valid, set to undefined|[Ii]nvalid value |Unrecognized soc_model"
 )
-_DYNAMIC = re.compile(r"Cannot get shape|[Dd]ynamic shape")
+# Kinds of refusal by the provider's words, first hit wins; from its op builders' sources and seen on the simulator.
+_KINDS: tuple[tuple[RejectionKind, str], ...] = (
+    ("dynamic_shape", r"cannot get shape|dynamic shape|failed to get \w+ shape"),
+    ("by_design", r"configured to not take"),
+    ("op_missing", r"operators of type .* are not supported|missing opbuilder"),
+    ("not_constant", r"must be (a constant|(an? )?initializer|constant)|dynamic \w+ input|needs \w+ as a param"),
+    ("dtype", r"data ?type|type not supported|unsupported type"),
+    ("rank", r"\brank\b|only supports? \dD|must have shape"),
+    ("attribute", r"only supports?|unsupported equation|not supported yet|doesn't support|does not support"),
+    ("backend", r"failed to (add|create) .*node|backend.*validat|\b3110\b"),
+)
 
 # What SetupBackend and its callers say when the accelerator does not come up, and what mends it.
 _UNAVAILABLE: tuple[tuple[str, str], ...] = (
@@ -134,7 +144,8 @@ def _is_npu(device: Any) -> bool:
 def _refused(message: str) -> list[Rejection]:
     reason = _REASON.search(message)
     text = one_line(reason["reason"]) if reason else "no reason given"
-    kind: RejectionKind = "dynamic_shape" if _DYNAMIC.search(text) else "unsupported"
+    known = (kind for kind, words in _KINDS if re.search(words, text, re.IGNORECASE))
+    kind: RejectionKind = next(known, "unsupported")
     return [Rejection(node["name"].strip(), node["op_type"], text, kind) for node in _NODE.finditer(message)]
 
 

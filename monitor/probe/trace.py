@@ -144,65 +144,69 @@ def read_profile(path: Path, runs: int, ep_name: str) -> Profile:
     often it ran.
     """
     trace = Trace(path, runs)
-    read: list[tuple[Span, ...]] = []
+    events = trace.events(TimedEvent)
     steps = _Steps(ep_name)
-    for event in trace.events(TimedEvent):
-        if event.name == _RUN:
-            read.append(steps.close())
-        else:
-            steps.add(event)
+    read: list[tuple[Span, ...]] = []
+    while (spans := steps.take(events)) is not None:
+        read.append(spans)
     return Profile(tuple(read), trace.partial)
 
 
 class _Steps:
-    """The steps of one inference, packed: which of them are a body's is known only when its control node's event comes."""
+    """The steps of one inference, packed: which are a body's is known only when its control node's event comes."""
 
     def __init__(self, ep_name: str) -> None:
         self._ep_name = ep_name
-        self._known: dict[tuple[str, str, str], int] = {}  # node, op and provider -> their number
-        self._numbers, self._starts, self._durations = array("q"), array("q"), array("q")
-        self._nested = bytearray()
+        self._known: dict[tuple[str, str, str], int] = {}  # event, op and provider -> their number
+        self._labels: list[tuple[str, str, Processor]] = []  # and what their span says
+        self._numbers, self._starts, self._durations, self._nested = (array("q") for _ in range(4))
 
-    def add(self, event: TimedEvent) -> None:
-        key = event.name, event.args.op_name, event.args.provider
-        if event.args.op_name in CONTROL:
-            self._enclose(event.ts)
-        self._append(self._known.setdefault(key, len(self._known)), event.ts, event.dur, nested=False)
-
-    def _append(self, number: int, start: int, duration: int, nested: bool) -> None:
-        self._numbers.append(number)
-        self._starts.append(start)
-        self._durations.append(duration)
-        self._nested.append(nested)
+    def take(self, events: Iterator[TimedEvent]) -> tuple[Span, ...] | None:
+        """The spans of the next inference; ``None`` if there is no whole one."""
+        known = self._known
+        for event in events:
+            if event.name == _RUN:
+                return self._close()
+            key = event.name, event.args.op_name, event.args.provider
+            if key[1] in CONTROL:
+                self._enclose(event.ts)
+            number = known.get(key)
+            self._numbers.append(self._learn(key) if number is None else number)
+            self._starts.append(event.ts)
+            self._durations.append(event.dur)
+            self._nested.append(False)
+        return None
 
     def _enclose(self, start: int) -> None:
         """Sum up, node by node, what began at ``start`` or later."""
         first = len(self._starts)
         while first and self._starts[first - 1] >= start:
             first -= 1
-        columns = self._numbers, self._starts, self._durations
+        columns = self._numbers, self._starts, self._durations, self._nested
         sums: dict[int, tuple[int, int]] = {}
-        for number, began, duration in zip(*(column[first:] for column in columns), strict=True):
+        for number, began, duration, _ in zip(*(column[first:] for column in columns), strict=True):
             earlier, total = sums.get(number, (began, 0))
             sums[number] = earlier, total + duration
-        for column in (*columns, self._nested):
+        for column in columns:
             del column[first:]
         for number, (began, total) in sums.items():
-            self._append(number, began, total, nested=True)
+            for column, value in zip(columns, (number, began, total, True), strict=True):
+                column.append(value)
 
-    def close(self) -> tuple[Span, ...]:
-        """The spans of the inference that has ended."""
-        labels = [self._label(*key) for key in self._known]
+    def _learn(self, key: tuple[str, str, str]) -> int:
+        name, op_type, provider = key
+        processor: Processor = "accelerator" if provider == self._ep_name else "cpu"
+        self._labels.append((name.removesuffix(_SUFFIX), op_type, processor))
+        return self._known.setdefault(key, len(self._known))
+
+    def _close(self) -> tuple[Span, ...]:
         spans = tuple(
-            Span(*labels[number], duration / 1e6, bool(nested))
+            Span(*self._labels[number], duration / 1e6, bool(nested))
             for number, duration, nested in zip(self._numbers, self._durations, self._nested, strict=True)
         )
         for column in (self._numbers, self._starts, self._durations, self._nested):
             del column[:]
         return spans
-
-    def _label(self, name: str, op_type: str, provider: str) -> tuple[str, str, Processor]:
-        return name.removesuffix(_SUFFIX), op_type, "accelerator" if provider == self._ep_name else "cpu"
 
 
 _SHAPES = msgspec.json.Decoder(list[dict[str, list[int]]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monitor.analysis.remedies import ESCALATE, NO_REASON, Explainer, free_dimensions
-from monitor.records import Fault, Rejection, Tensor
+from monitor.records import Fault, Rejection, RejectionKind, Tensor
 from tests.analysis.evidence import facts, node, study
 
 FIXED = (Tensor("x", "tensor(float)", (1, 3)),)
@@ -23,11 +23,35 @@ def explained(
     return Explainer(facts(rejections=rejections, inputs=inputs), None).explain((name, *via), op_type)
 
 
-def test_an_unsupported_op() -> None:
-    """The reason is passed on verbatim; the remedy names the op."""
-    reason, remedy = explained("selu", Rejection("selu", "Selu", "Selu: failed to create ELU node."))
-    assert reason == "Selu: failed to create ELU node."
-    assert remedy == (f"replace or quantize this Selu, or pin an SDK that supports it; if it should run, {ESCALATE}")
+def test_a_reason_never_seen_before() -> None:
+    """It is passed on verbatim; the remedy names the op, what it can be made of, and whom to ask."""
+    reason, remedy = explained("selu", Rejection("selu", "Selu", "no Selu on Sundays"))
+    assert reason == "no Selu on Sundays"
+    assert remedy == (f"replace Selu by Elu and Mul, or pin an SDK that supports it; if it should run, {ESCALATE}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"),
+    [
+        ("not_constant", "bake the input of this CumSum that the reason names into the model as an initializer"),
+        ("op_missing", "replace CumSum by MatMul with a triangular constant, or split the model"),
+        ("attribute", "export this CumSum with what the reason allows, or replace CumSum by"),
+        ("dtype", "cast around this CumSum to a type that it supports, or quantize it"),
+        ("rank", "put a Reshape before and after this CumSum"),
+        ("backend", "quantize this CumSum with its neighbours, or replace CumSum by"),
+        ("by_design", "nothing: the session is configured so"),
+    ],
+)
+def test_each_kind_of_refusal_has_its_action(kind: RejectionKind, begins: str) -> None:
+    """What to do follows from why."""
+    _, remedy = explained("c", Rejection("c", "CumSum", "why", kind))
+    assert remedy.startswith(begins)
+
+
+def test_an_op_without_a_known_equivalent() -> None:
+    """No equivalent is invented."""
+    _, remedy = explained("d", Rejection("d", "Det", "why", "op_missing"))
+    assert remedy == "replace Det by ops that it supports, or split the model so that it stands at an edge"
 
 
 def test_a_reason_is_found_over_the_layouts_suffix_and_the_fused_name() -> None:
@@ -68,7 +92,7 @@ def test_a_node_in_a_refused_control_node() -> None:
     explainer = Explainer(facts(rejections=(refused,), inputs=FIXED), study(inner, inner))
     reason, remedy = explainer.explain(("neg",), "Neg")
     assert reason == "inside Loop outer, which was refused: Loop is not supported"
-    assert remedy.startswith("replace or quantize this Loop, ")
+    assert remedy.startswith("replace Loop by ops that it supports, ")
 
 
 def test_named_free_dimensions() -> None:

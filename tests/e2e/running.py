@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -199,9 +200,10 @@ class Running:
         """All values of ``npumon_<name>`` by their labels."""
         status, text = self.get("/metrics")
         assert status == 200
-        families = text_string_to_metric_families(text)
-        samples = [sample for family in families for sample in family.samples if sample.name == f"npumon_{name}"]
-        return {frozenset(sample.labels.items()): sample.value for sample in samples}
+        # Parsing all of it dozens of times a second would take the processor from the daemon.
+        lines = [line for line in text.splitlines(keepends=True) if re.match(rf"npumon_{name}[ {{]", line)]
+        families = text_string_to_metric_families("".join(lines))
+        return {frozenset(sample.labels.items()): sample.value for family in families for sample in family.samples}
 
     def checks(self, model: str) -> float:
         """How many checks of ``model`` are over."""
@@ -210,7 +212,12 @@ class Running:
     def wait_checks(self, *models: str, more: int = 1) -> None:
         """Wait until each of ``models`` has been checked ``more`` times from now on."""
         goals = {model: self.checks(model) + more for model in models}
-        wait_until(lambda: all(self.checks(model) >= goal for model, goal in goals.items()), f"checks of {models}")
+
+        def done() -> bool:
+            checks = self.metrics("checks_total")
+            return all(checks.get(frozenset({("model", model)}), 0) >= goal for model, goal in goals.items())
+
+        wait_until(done, f"checks of {models}")
 
     # -------------------------------------------------------------------------------------------- its processes
 
@@ -272,7 +279,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIEN
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def write_config(

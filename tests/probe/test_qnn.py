@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from monitor.probe.provider import LogLine, LogReading, find
-from monitor.records import Fault, Rejection
+from monitor.records import Fault, Rejection, RejectionKind
 
 PLACE = "qnn_ep.cc:551 void onnxruntime::LogNodeSupport(...)"
 
@@ -42,9 +42,31 @@ def test_a_refused_node_is_told_once_with_the_first_reason() -> None:
         refused("Selu", "selu", "Unit was refused."),
     )
     assert reading.rejections == (
-        Rejection("selu", "Selu", "Selu: failed to create ELU node."),
+        Rejection("selu", "Selu", "Selu: failed to create ELU node.", "backend"),
         Rejection("conv1", "Conv", "Cannot get shape", "dynamic_shape"),
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Cannot get shape", "dynamic_shape"),
+        ("Qnn doesn't support dynamic repeats input", "not_constant"),
+        ("QNN CumSum needs axis as a param, hence input[1] must be a constant.", "not_constant"),
+        ("Operators of type `Det` are not supported by QNN EP.Det node `det` will not be assigned", "op_missing"),
+        ("Einsum unsupported equation: abcd,abce->acde", "attribute"),
+        ("QNN Mod Op only support fmod == 0 for now.", "attribute"),
+        ("QNN Conv only supports 3D(rank 5), 2D (rank 4) or 1D (rank 3) inputs.", "rank"),
+        ("Unsupported Input datatype", "dtype"),
+        ("Failed to add node.", "backend"),
+        ("QNN EP is configured to not take Q nodes that consume a graph input.", "by_design"),
+        ("the moon is full", "unsupported"),
+    ],
+)
+def test_kinds_of_refusal(reason: str, kind: RejectionKind) -> None:
+    """What the provider said on the simulator, or has in its sources, is understood; anything else is left as it is."""
+    (rejection,) = read(refused("Any", "n", reason)).rejections
+    assert (rejection.reason, rejection.kind) == (reason, kind)
 
 
 def test_every_node_of_a_refused_unit_is_told() -> None:
