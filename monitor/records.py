@@ -310,11 +310,14 @@ class Comparison(Struct, frozen=True):
 
 
 class OpShare(Struct, frozen=True):
-    """One op that did not run on the accelerator, as events and reports show it."""
+    """One op that did not run on the accelerator, as events and reports show it.
+
+    ``flops_ratio`` is 0 for data movement and ``None`` where the model's FLOPs are not known.
+    """
 
     node: str
     op_type: str
-    flops_ratio: float
+    flops_ratio: float | None
     time_ratio: float | None
     reason: str
     remedy: str

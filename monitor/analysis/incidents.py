@@ -109,9 +109,9 @@ def _latency(state: ModelState, result: CheckResult, tell: _Tell) -> Incident | 
 
 def _culprits(result: CheckResult) -> tuple[str, ...]:
     ops = result.placement.ops if result.placement else ()
-    arithmetic = [op for op in ops if op.flops_ratio > 0] or ops
+    arithmetic = [op for op in ops if op.flops_ratio] or ops
     # ranked without times, which differ from audit to audit and would make a culprit come and go
-    worst = sorted(arithmetic, key=lambda op: (-op.flops_ratio, op.node))[:MOST_CULPRITS]
+    worst = sorted(arithmetic, key=lambda op: (-(op.flops_ratio or 0.0), op.node))[:MOST_CULPRITS]
     return tuple(sorted(op.node for op in worst))
 
 

@@ -59,7 +59,7 @@ def placement(
     explainer = Explainer(facts, study)
     notes = (*notes, *facts.notes, *([profile.partial] if profile and profile.partial else ()))
     if study is None:
-        ops = _ranked(_moved(cpu, edges, set(), times, explainer))
+        ops = _ranked(_others(cpu, edges, set(), None, times, explainer))
         time = npu_time(profile)
         return Placement(
             None, None, time, None, None, counts, partitions, ops, {}, notes=notes, handoffs=handoffs(profile)
@@ -80,7 +80,7 @@ def placement(
     named = {name for index in weights for name in (study.nodes[index].name, *covers[index].via)}
     by_type: dict[str, float] = defaultdict(float)
     for op in fallen:
-        by_type[op.op_type] += op.flops_ratio
+        by_type[op.op_type] += op.flops_ratio or 0.0
     low, high = (min(shares), max(shares)) if shares else (0.0, 0.0)
     return Placement(
         npu_flops_ratio=sum(run.accelerator for run in runs) / total if total else None,
@@ -90,7 +90,7 @@ def placement(
         total_flops=round(total / len(runs)) if runs else None,
         nodes=counts,
         partitions=partitions,
-        ops=_ranked([*fallen, *_moved(cpu, edges, named, times, explainer)]),
+        ops=_ranked([*fallen, *_others(cpu, edges, named, 0.0, times, explainer)]),
         fallback_flops=dict(by_type),
         unattributed=dict(lost),
         branches=branches(study, by_run),
@@ -160,19 +160,24 @@ def _fallen(
     return ops
 
 
-def _moved(
-    cpu: Iterable[Placed], edges: set[str], named: set[str], times: dict[str, float], explainer: Explainer
+def _others(
+    cpu: Iterable[Placed],
+    edges: set[str],
+    named: set[str],
+    ratio: float | None,
+    times: dict[str, float],
+    explainer: Explainer,
 ) -> list[OpShare]:
-    """CPU nodes that are not among the arithmetic ones: data movement, and all of them if FLOPs are not known."""
+    """CPU nodes not in ``named``: data movement with a ``ratio`` of 0, or all of them, ``None``, without a study."""
     ops = []
     for placed in cpu:
         name = strip_token(placed.name)
         if not name or placed.name in edges or name in named:
             continue
         reason, remedy = explainer.explain((name,), placed.op_type)
-        ops.append(OpShare(name, placed.op_type, 0.0, times.get(name), reason, remedy))
+        ops.append(OpShare(name, placed.op_type, ratio, times.get(name), reason, remedy))
     return ops
 
 
 def _ranked(ops: list[OpShare]) -> tuple[OpShare, ...]:
-    return tuple(sorted(ops, key=lambda op: (-op.flops_ratio, -(op.time_ratio or 0.0), op.node))[:MOST_OPS])
+    return tuple(sorted(ops, key=lambda op: (-(op.flops_ratio or 0.0), -(op.time_ratio or 0.0), op.node))[:MOST_OPS])

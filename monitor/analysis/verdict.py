@@ -89,8 +89,10 @@ def cause_of(facts: SessionFacts, placement: Placement) -> Cause:
     if placement.npu_flops_ratio_range is not None and placement.branches:
         return "input_dependent"
     dynamic = {r.reason for r in facts.rejections if r.kind == "dynamic_shape"}
-    fallen = sum(op.flops_ratio for op in placement.ops)
-    weight = sum(op.flops_ratio if fallen else 1 for op in placement.ops if any(d in op.reason for d in dynamic))
+    fallen = sum(op.flops_ratio or 0.0 for op in placement.ops)
+    weight = sum(
+        (op.flops_ratio or 0.0) if fallen else 1 for op in placement.ops if any(d in op.reason for d in dynamic)
+    )
     return "dynamic_shape" if weight * 2 > (fallen or len(placement.ops)) else "op_unsupported"
 
 

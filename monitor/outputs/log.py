@@ -135,7 +135,7 @@ def _word(value: Any) -> str:
 
 
 def _op(op: dict[str, Any]) -> str:
-    return printable(f"{op['op_type']} {op['node']} ({percent(op['flops_ratio'])} of FLOPs): {op['reason']}")
+    return printable(f"{op['op_type']} {op['node']} ({percent(op.get('flops_ratio'))} of FLOPs): {op['reason']}")
 
 
 class _Lines:

@@ -115,6 +115,7 @@ def _template() -> Template:
         auto_reload=False,
     )
     filters: dict[str, Any] = {
+        "by_reason": wording.by_reason,
         "percent": wording.percent,
         "seconds": wording.seconds,
         "flops": wording.flops,

@@ -216,10 +216,11 @@ def _culprits(placement: Placement) -> Iterator[str]:
     if not groups:
         return
     yield f"{'on the CPU':<62}{'FLOPs':>10}{'time':>10}"
-    for group in groups[:GROUPS]:
-        yield f"{_names(group):<62}{percent(group.flops_ratio):>10}{percent(group.time_ratio):>10}"
-        yield from _wrapped(group.reason, "    why  ")
-        yield from _wrapped(group.remedy, "    do   ")
+    for together in wording.by_reason(groups[:GROUPS]):
+        for group in together:
+            yield f"{_names(group):<62}{percent(group.flops_ratio):>10}{percent(group.time_ratio):>10}"
+        yield from _wrapped(together[0].reason, "    why  ")
+        yield from _wrapped(together[0].remedy, "    do   ")
     if groups[GROUPS:]:
         rest = sum(len(group.nodes) for group in groups[GROUPS:])
         yield f"and {wording.plural(rest, 'more op')} in {wording.plural(len(groups[GROUPS:]), 'group')}: see --json"

@@ -167,6 +167,14 @@ def group_ops(ops: Iterable[OpShare]) -> tuple[OpGroup, ...]:
     return tuple(sorted(groups, key=_rank))
 
 
+def by_reason(groups: Iterable[OpGroup]) -> tuple[tuple[OpGroup, ...], ...]:
+    """Groups that share reason and remedy together, so that neither is said twice; the costliest group leads."""
+    shared: dict[tuple[str, str], list[OpGroup]] = {}
+    for group in groups:
+        shared.setdefault((group.reason, group.remedy), []).append(group)
+    return tuple(tuple(together) for together in shared.values())
+
+
 def _rank(group: OpGroup) -> tuple[float, float, int, str]:
     return -(group.flops_ratio or 0.0), -(group.time_ratio or 0.0), -len(group.nodes), group.op_type
 

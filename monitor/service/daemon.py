@@ -156,9 +156,9 @@ class Daemon:
         tick = min(TICK, interval) if interval else TICK
         while not self._stop.wait(tick):
             well, text = self.health()
-            if well:
+            if well and interval:
                 notify.watchdog()
-            else:
+            elif not well:
                 logger.error("service_stuck", detail=text)
                 notify.status(text)
             for name, checker in self._checkers.items():

@@ -53,7 +53,7 @@ def assert_balanced(found: Placement) -> None:
     assert found.npu_flops_ratio + cpu + found.unattributed_flops_ratio == pytest.approx(1, abs=1e-9)
     assert sum(found.unattributed.values()) == pytest.approx(found.unattributed_flops_ratio, abs=1e-12)
     if len(found.ops) < 256:  # the longest list that is kept
-        assert sum(op.flops_ratio for op in found.ops) == pytest.approx(cpu, abs=1e-9)
+        assert sum(op.flops_ratio or 0 for op in found.ops) == pytest.approx(cpu, abs=1e-9)
 
 
 @pytest.mark.parametrize(("name", "dims"), CASES, ids=IDS)

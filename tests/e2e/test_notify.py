@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
+from monitor.service.daemon import TICK
 from tests.e2e.running import running, wait_until, write_config
 
 
@@ -45,6 +47,7 @@ def test_a_watchdog_for_another_process_is_not_fed(tmp_path: Path, good: Path) -
         config = write_config(tmp_path, {"m": {"path": good}})
         more = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000", "WATCHDOG_PID": "1"}
         with running("run", "-c", config, **more) as daemon:
+            time.sleep(TICK + 1)
             daemon.wait_checks("m")
             assert daemon.stop() == 0
         heard = []

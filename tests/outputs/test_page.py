@@ -65,7 +65,7 @@ def test_it_says_what_an_engineer_needs() -> None:
     text = show(FALLBACK, swift_f0=since).text
     for words in (
         *("board-17", "QCS6490", "QNNExecutionProvider 2.7.0, backend v2.51.0, onnxruntime 1.32.0"),
-        *("swift_f0 fallback dynamic_shape since 2 h ago", "1 fallback"),
+        *("swift_f0 fallback dynamic_shape began 2 h ago", "1 fallback"),
         *("median 8.24 ms", "CV 3.1 %", "NPU FLOPs 3.9 %"),
         *("Conv × 18", "90.9 % of FLOPs", "Dynamic shape is not supported yet"),  # noqa: RUF001
         *("What to do: fix the dimension `samples`", "last check 42 s ago", "took 1.84 s"),
@@ -111,8 +111,8 @@ def test_worst_verdict_heads_the_page() -> None:
 def test_since_when_only_while_something_is_wrong() -> None:
     """A healthy model shows no incident; of several open ones the oldest counts."""
     state = ModelState("m", fallback=Incident("i", NOW - 600), failure=Incident("j", NOW - 1200))
-    assert "since 20 min ago" in show(msgspec.structs.replace(FALLBACK, model="m"), m=state).text
-    assert "since" not in show(msgspec.structs.replace(HEALTHY, model="m"), m=state).text
+    assert "began 20 min ago" in show(msgspec.structs.replace(FALLBACK, model="m"), m=state).text
+    assert "began" not in show(msgspec.structs.replace(HEALTHY, model="m"), m=state).text
 
 
 def test_simulator_notice_only_on_a_simulator() -> None:

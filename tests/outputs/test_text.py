@@ -195,7 +195,7 @@ def test_groups_keep_every_op(ops: list[OpShare]) -> None:
     groups = wording.group_ops(ops)
     assert sorted(node for group in groups for node in group.nodes) == sorted(op.node for op in ops)
     assert math.isclose(
-        sum(group.flops_ratio or 0 for group in groups), sum(op.flops_ratio for op in ops), abs_tol=1e-9
+        sum(group.flops_ratio or 0 for group in groups), sum(op.flops_ratio or 0 for op in ops), abs_tol=1e-9
     )
     for group in groups:
         times = [
