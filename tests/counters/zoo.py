@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from tests import models
@@ -24,23 +23,22 @@ def chain(shape: Sequence[int], steps: Sequence[tuple[str, Weights, dict[str, An
     for number, (op, weights, attributes) in enumerate(steps):
         named = {f"{key}{number}": array for key, array in weights.items()}
         constants |= named
-        nodes.append(helper.make_node(op, [current, *named], [f"v{number}"], f"{op.lower()}{number}", **attributes))
-        current = f"v{number}"
+        nodes.append(helper.make_node(op, [current, *named], [f"t{number}"], f"{op.lower()}{number}", **attributes))
+        current = f"t{number}"
     graph = models.graph(nodes, [value("x", shape)], [value(current, None)], constants)
     return models.model(graph, opset)
 
 
 def single(
-    op: str, inputs: dict[str, Sequence[int]], constants: Arrays, opset: int = 18, outputs: int = 1, **attributes: Any
+    op: str, operands: dict[str, Sequence[int] | npt.NDArray[Any]], opset: int = 18, outputs: int = 1, **attributes: Any
 ) -> ModelProto:
-    """One node with ``inputs`` fed and ``constants`` behind them; a constant called ``""`` is missing."""
+    """One node; an operand is an input of this shape, or a constant."""
     domain = attributes.pop("domain", "")
-    names = [name if name.strip() else "" for name in (*inputs, *constants)]
     made = [f"y{number}" for number in range(outputs)]
-    node = helper.make_node(op, names, made, op.lower(), domain=domain, **attributes)
-    given = {name: array for name, array in constants.items() if name.strip()}
-    graph = models.graph([node], [value(n, s) for n, s in inputs.items()], [value(name, None) for name in made], given)
-    model = models.model(graph, opset)
+    node = helper.make_node(op, list(operands), made, op.lower(), domain=domain, **attributes)
+    constants = {name: given for name, given in operands.items() if isinstance(given, np.ndarray)}
+    inputs = [value(name, given) for name, given in operands.items() if not isinstance(given, np.ndarray)]
+    model = models.model(models.graph([node], inputs, [value(name, None) for name in made], constants), opset)
     if domain:
         model.opset_import.append(helper.make_opsetid(domain, 1))
     return model
@@ -65,9 +63,8 @@ def depthwise() -> ModelProto:
 
 def deformable() -> ModelProto:
     """A convolution whose taps are moved by an input."""
-    return single(
-        "DeformConv", {"x": [1, 4, 8, 8], "offset": [1, 18, 8, 8]}, {"w": floats(6, 4, 3, 3)}, 19, pads=[1, 1, 1, 1]
-    )
+    operands = {"x": [1, 4, 8, 8], "w": floats(6, 4, 3, 3), "offset": [1, 18, 8, 8]}
+    return single("DeformConv", operands, 19, pads=[1, 1, 1, 1])
 
 
 def gemms() -> ModelProto:
@@ -79,9 +76,14 @@ def gemms() -> ModelProto:
 
 
 def batched() -> ModelProto:
-    """Stacks of matrices, broadcast against each other."""
-    first, second = ("MatMul", {"w": floats(3, 1, 8, 12)}, {}), ("MatMul", {"w": floats(12, 6)}, {})
-    return chain([5, 16, 8], [first, second])
+    """Stacks of matrices: pairwise, and one for all."""
+    first, second = ("MatMul", {"w": floats(2, 5, 8, 12)}, {}), ("MatMul", {"w": floats(12, 6)}, {})
+    return chain([2, 5, 16, 8], [first, second])
+
+
+def broadcast() -> ModelProto:
+    """Stacks of matrices, each of one with each of the other."""
+    return chain([5, 16, 8], [("MatMul", {"w": floats(3, 1, 8, 12)}, {})])
 
 
 def vectors() -> ModelProto:
@@ -91,7 +93,7 @@ def vectors() -> ModelProto:
 
 def einsums(equation: str, left: Sequence[int], right: Sequence[int]) -> ModelProto:
     """One Einsum of two operands."""
-    return single("Einsum", {"x": left}, {"w": floats(*right)}, equation=equation)
+    return single("Einsum", {"x": left, "w": floats(*right)}, equation=equation)
 
 
 def scaled_dot_product() -> ModelProto:
@@ -112,27 +114,30 @@ def scaled_dot_product() -> ModelProto:
 
 def attention() -> ModelProto:
     """The same as one node."""
-    shape = [1, 4, 10, 16]
-    return single("Attention", dict.fromkeys("qkv", shape), {}, opset=23)
+    return single("Attention", dict.fromkeys("qkv", [1, 4, 10, 16]), opset=23)
 
 
 def multi_head() -> ModelProto:
     """The same as ONNX Runtime's transformer optimizer writes it."""
-    return single("MultiHeadAttention", dict.fromkeys("qkv", [1, 10, 64]), {}, domain="com.microsoft", num_heads=4)
+    return single("MultiHeadAttention", dict.fromkeys("qkv", [1, 10, 64]), domain="com.microsoft", num_heads=4)
 
 
 def fused_matmul() -> ModelProto:
     """A product that took over a Transpose and a scale."""
-    return single("FusedMatMul", {"x": [1, 8, 12]}, {"w": floats(8, 6)}, domain="com.microsoft", transA=1, alpha=0.125)
+    operands = {"x": [1, 8, 12], "w": floats(8, 6)}
+    return single("FusedMatMul", operands, domain="com.microsoft", transA=1, alpha=0.125)
 
 
-def recurrent(op: str, gates: int, direction: str = "bidirectional", bias: bool = True) -> ModelProto:
+def recurrent(op: str, gates: int, direction: str = "bidirectional") -> ModelProto:
     """A recurrent network over 12 steps and a batch of 2."""
     ways, hidden, inputs = (2 if direction == "bidirectional" else 1), 8, 6
-    weights: Arrays = {"w": floats(ways, gates * hidden, inputs), "r": floats(ways, gates * hidden, hidden)}
-    if bias:
-        weights["b"] = floats(ways, 2 * gates * hidden)
-    return single(op, {"x": [12, 2, inputs]}, weights, outputs=2, hidden_size=hidden, direction=direction)
+    operands = {
+        "x": [12, 2, inputs],
+        "w": floats(ways, gates * hidden, inputs),
+        "r": floats(ways, gates * hidden, hidden),
+        "b": floats(ways, 2 * gates * hidden),
+    }
+    return single(op, operands, outputs=2, hidden_size=hidden, direction=direction)
 
 
 def normalized() -> ModelProto:
@@ -216,11 +221,9 @@ def integer() -> ModelProto:
 
 def four_bits() -> ModelProto:
     """Weights in blocks of four bits, as language models carry them."""
-    packed: Arrays = {
-        "w": models.RANDOM.integers(0, 255, (24, 2, 16)).astype(np.uint8),
-        "s": floats(24 * 2),
-    }
-    return single("MatMulNBits", {"x": [1, 3, 64]}, packed, domain="com.microsoft", K=64, N=24, bits=4, block_size=32)
+    packed = models.RANDOM.integers(0, 255, (24, 2, 16)).astype(np.uint8)
+    operands = {"x": [1, 3, 64], "w": packed, "s": floats(24 * 2)}
+    return single("MatMulNBits", operands, domain="com.microsoft", K=64, N=24, bits=4, block_size=32)
 
 
 def functions() -> ModelProto:
@@ -285,6 +288,7 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
     "conv_transpose_2d_grouped": lambda: transposed(2, group=2, pads=[1, 1, 1, 1]),
     "gemm": gemms,
     "matmul_batched": batched,
+    "matmul_broadcast": broadcast,
     "matmul_vector": vectors,
     "matmul_fused": fused_matmul,
     "einsum_contraction": lambda: einsums("bij,jk->bik", [2, 8, 12], [12, 6]),
@@ -310,9 +314,3 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
     "fusions": models.fusions,
 }
 
-
-def build(name: str) -> ModelProto:
-    """The model called ``name``."""
-    model = ZOO[name]()
-    onnx.checker.check_model(model)
-    return model

@@ -1,0 +1,98 @@
+"""The plain records that cross npumon's boundaries, and nothing else.
+
+Everything the probe measures, the analysis concludes and the outputs show is one of these. They carry no
+behaviour beyond trivial derived values, import nothing of npumon, and survive msgpack (the pipe, the state) and
+JSON unchanged, so that a recorded run can be replayed through the analysis in a test, and metrics, events and
+reports cannot disagree: all three read the same :class:`CheckResult`.
+
+Units: seconds, FLOPs (1 MAC = 2 FLOPs), ratios 0-1. ``None`` means "not measured", never zero.
+"""
+
+from __future__ import annotations
+
+from monitor.records.concluded import (
+    Agreement,
+    Board,
+    Branch,
+    CheckResult,
+    DeepOp,
+    DeepProfile,
+    Latency,
+    NodeCounts,
+    OpShare,
+    Placement,
+)
+from monitor.records.drawn import Cell, Forecast, Lane, Preflight, Strip
+from monitor.records.events import Event, EventName, Incident, Level, ModelState
+from monitor.records.graphs import Execution, Node, Study
+from monitor.records.measured import (
+    Comparison,
+    DeepReading,
+    DeepRow,
+    DeepTimes,
+    Fault,
+    OutputAgreement,
+    Placed,
+    Profile,
+    RejectedSample,
+    Rejection,
+    RejectionKind,
+    Replays,
+    Runtime,
+    Samples,
+    SessionFacts,
+    Span,
+    Tensor,
+)
+from monitor.records.vocabulary import VERDICTS, Cause, Failure, FailureReason, Processor, Shape, Target, Verdict
+
+__all__ = [
+    "VERDICTS",
+    "Agreement",
+    "Board",
+    "Branch",
+    "Cause",
+    "Cell",
+    "CheckResult",
+    "Comparison",
+    "DeepOp",
+    "DeepProfile",
+    "DeepReading",
+    "DeepRow",
+    "DeepTimes",
+    "Event",
+    "EventName",
+    "Execution",
+    "Failure",
+    "FailureReason",
+    "Fault",
+    "Forecast",
+    "Incident",
+    "Lane",
+    "Latency",
+    "Level",
+    "ModelState",
+    "Node",
+    "NodeCounts",
+    "OpShare",
+    "OutputAgreement",
+    "Placed",
+    "Placement",
+    "Preflight",
+    "Processor",
+    "Profile",
+    "RejectedSample",
+    "Rejection",
+    "RejectionKind",
+    "Replays",
+    "Runtime",
+    "Samples",
+    "SessionFacts",
+    "Shape",
+    "Span",
+    "Strip",
+    "Study",
+    "Target",
+    "Tensor",
+    "Verdict",
+]
