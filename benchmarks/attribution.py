@@ -163,7 +163,7 @@ def _build(path: Path) -> int:
         if op == "Tanh" and block % REFUSED_EVERY == 0:
             op = "Sinh"
         inputs = [f"v{number}", second[op]] if op in second else [f"v{number}"]
-        attributes = {"pads": [1, 1, 1, 1]} if op == "Conv" else {}
+        attributes: dict[str, Any] = {"pads": [1, 1, 1, 1]} if op == "Conv" else {}
         nodes.append(helper.make_node(op, inputs, [f"v{number + 1}"], f"/layer.{block}/{op}_{position}", **attributes))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("v0", f"v{NODES}")]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)

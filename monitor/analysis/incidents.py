@@ -7,13 +7,15 @@ transaction, so that a restart neither repeats nor loses a line.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import msgspec
 
-from monitor.records import Board, CheckResult, Event, EventName, Incident, Level, ModelState
+from monitor.records import Board, CheckResult, Event, EventName, Incident, Level, ModelState, OpShare
 
 MOST_CULPRITS = 32
+MOST_OPS = 64  # in one event
 
 _Tell = Callable[[EventName, str, str], None]
 
@@ -115,8 +117,18 @@ def _culprits(result: CheckResult) -> tuple[str, ...]:
     return tuple(sorted(op.node for op in worst))
 
 
+def _worst(ops: tuple[OpShare, ...]) -> tuple[OpShare, ...]:
+    """The ops that an event names, in their order: those of the costliest types, so that a type is told whole."""
+    cost: dict[str, float] = defaultdict(float)
+    for op in ops:
+        cost[op.op_type] += op.flops_ratio or 0.0
+    ranked = sorted(range(len(ops)), key=lambda index: (-cost[ops[index].op_type], ops[index].op_type, index))
+    return tuple(ops[index] for index in sorted(ranked[:MOST_OPS]))
+
+
 def _event(name: EventName, incident: str, reason: str, result: CheckResult, board: Board) -> Event:
     placement, latency = result.placement, result.latency
+    ops = _worst(placement.ops) if placement and name.startswith("fallback") else ()
     return Event(
         timestamp=result.timestamp,
         level=_LEVELS[name],
@@ -129,7 +141,8 @@ def _event(name: EventName, incident: str, reason: str, result: CheckResult, boa
         npu_flops_ratio=placement.npu_flops_ratio if placement else None,
         median_seconds=latency.median_seconds if latency else None,
         cv_ratio=latency.cv_ratio if latency else None,
-        ops=placement.ops if placement and name.startswith("fallback") else (),
+        ops=ops,
+        ops_omitted=len(placement.ops) - len(ops) if placement and ops else 0,
         samples=result.samples.source if result.samples else None,
         runtime=result.runtime,
         board=board,

@@ -17,9 +17,6 @@ from monitor.outputs.log import LINE_LIMIT
 from monitor.outputs.wording import clip, rfc3339
 from monitor.records import Event
 
-OPS_LIMIT: Final = 32
-"""Most ops in one event; how many more there are stands in ``ops_omitted``."""
-
 TEXT_LIMIT: Final = 500
 """Longest single string in characters: an execution provider's reasons can be pages long."""
 
@@ -45,10 +42,10 @@ def to_json(event: Event) -> dict[str, Any]:
     if not ops:
         return document
     room = LINE_LIMIT - len(json.dumps(document)) - len(', "ops": [], "ops_omitted": 1000000')
-    kept = _fitting(ops[:OPS_LIMIT], room)
+    kept = _fitting(ops, room)
     document["ops"] = kept
-    if len(kept) < len(ops):
-        document["ops_omitted"] = len(ops) - len(kept)
+    if omitted := event.ops_omitted + len(ops) - len(kept):
+        document["ops_omitted"] = omitted
     return {key: document[key] for key in (*_KEYS, "ops_omitted") if key in document}
 
 

@@ -49,7 +49,8 @@ CREATE TABLE studies (key TEXT PRIMARY KEY, used INTEGER NOT NULL, record BLOB N
 # From each older version the statements that lead to the next one.
 _MIGRATIONS: Final[Mapping[int, str]] = {0: _SCHEMA}
 
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# A damaged header can also say that the file is read-only; it is not, since it was opened for writing before.
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY)
 _FOREIGN: Final = "unsupported file format"  # a damaged header, which SQLite reports without a code of its own
 # The message of an error quotes the file, and if it quotes damage, sqlite3 fails to decode its own message.
 _SqliteError: Final = (sqlite3.Error, UnicodeError)
@@ -311,7 +312,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         for statement in _MIGRATIONS[version].split(";"):
             connection.execute(statement)
         version += 1
-        connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 

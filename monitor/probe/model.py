@@ -264,6 +264,8 @@ def _repeated(graph: GraphProto) -> str | None:
     """
     seen: set[str] = set()
     for node in graph.node:
+        if node.op_type == "Constant":
+            continue  # the runtime makes initializers of these before it looks at names
         if node.name in seen:
             return str(node.name)
         if node.name:

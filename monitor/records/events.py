@@ -44,6 +44,7 @@ class Event(Struct, frozen=True):
     median_seconds: float | None = None
     cv_ratio: float | None = None
     ops: tuple[OpShare, ...] = ()
+    ops_omitted: int = 0
     samples: Literal["files", "synthetic"] | None = None
     runtime: Runtime | None = None
     board: Board | None = None

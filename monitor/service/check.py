@@ -50,6 +50,8 @@ DEEP_RUNS: Final = 3
 DEEP_BUDGET: Final = 10.0
 WARMUPS: Final = 3
 CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
+# Found out before a session is tried: cheap enough to look again at every interval, so that a mend is seen at once.
+_UNTRIED: Final = frozenset({"model_missing", "model_invalid", "dims_unknown", "provider_missing"})
 # A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
 _STUDY_ONLY: Final = frozenset({"study_failed", "run_failed", "probe_crashed", "probe_timeout", "probe_protocol"})
 
@@ -135,7 +137,8 @@ class Checker:
         if not self.model.resident:
             self._end()
         if failure is not None:
-            self.backoff.failed()
+            if failure.reason not in _UNTRIED:
+                self.backoff.failed()
             judged = verdicts.failed(failure)
         else:
             assert life is not None

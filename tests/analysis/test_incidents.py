@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.analysis.incidents import MOST_CULPRITS, advance
+from monitor.analysis.incidents import MOST_CULPRITS, MOST_OPS, advance
 from monitor.outputs.events import schema, to_json
 from monitor.records import CheckResult, Event, Failure, ModelState, OpShare
 from tests.analysis.evidence import BOARD, RUNTIME, latency, op, placement, result
@@ -222,3 +222,17 @@ def test_any_history_pairs_its_events(history: list[CheckResult]) -> None:
             assert open_.pop(CLEARS[event.event]) == event.id
     if history and history[-1] == HEALTHY:
         assert open_ == {}
+
+
+def test_an_event_names_the_costliest_types_whole() -> None:
+    """Of many culprits a bounded number is told: those of the costliest op types, in their order; the rest is counted."""
+    cheap = [msgspec.structs.replace(op(f"mul{number}", 0.004), op_type="Mul") for number in range(100)]
+    convs = [
+        msgspec.structs.replace(op(f"conv{number}", 0.03 if number else 0.0001), op_type="Conv") for number in range(18)
+    ]
+    (event,) = played(fallen(*sorted([*cheap, *convs], key=lambda one: -(one.flops_ratio or 0))))
+    assert len(event.ops) == MOST_OPS
+    assert event.ops_omitted == 118 - MOST_OPS
+    assert {one.node for one in event.ops} >= {one.node for one in convs}
+    shares = [one.flops_ratio or 0 for one in event.ops]
+    assert shares == sorted(shares, reverse=True)

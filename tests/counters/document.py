@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from tests.counters.conventions import CONVENTIONS, explain
-from tests.counters.tally import MAC_OPS, Tally, tally
+from tests.counters.tally import MAC_OPS, Line, Tally, tally
 from tests.counters.zoo import ZOO
 from tests.published import NAMES, published
 
@@ -34,7 +33,8 @@ to the last multiply-accumulate; `tests/counters` asserts that, and that this pa
 
 _MODELS = """\
 Free dimensions are those that npumon assumes for synthesized inputs. *Shapes* says whose: onnx-tool's own inference
-over the whole graph, or, where that stops, the ones (and the numbers of executions) that the study recorded.
+over the whole graph (functions inlined), or, where that stops, the ones (and the numbers of executions) that the
+study recorded.
 
 | model | nodes | npumon, MACs | onnx-tool, MACs | difference | shapes | explained by |
 |---|---:|---:|---:|---:|---|---|
@@ -58,8 +58,8 @@ _OTHERS = f"""
 ### Arithmetic without multiply-accumulates
 
 onnx-tool adds its "MACs" of these ops to the same total, weighed by the instructions that they take (an addition 1, a
-division 4, an exponential 32); npumon counts 1 FLOP a primitive. The sums over all models above are therefore no
-measure of one another. Left out: {", ".join(sorted(MAC_OPS))}.
+division 4, an exponential 32); npumon counts 1 FLOP a primitive. The sums are over all models above, without the ops
+that the first table compares: {", ".join(sorted(MAC_OPS))}.
 
 | op | npumon, FLOPs | onnx-tool, "MACs" |
 |---|---:|---:|
@@ -89,15 +89,13 @@ def onnx_tool_part(tallies: Sequence[Tally]) -> str:
         for one in tallies
     ]
     found = [name for one in tallies for name in map(explain, differing(one))]
-    conventions = [
-        f"| {c.name} | {c.theirs} | {c.ours} | {c.because} | {found.count(c.name)} |" for c in CONVENTIONS
-    ]
+    conventions = [f"| {c.name} | {c.theirs} | {c.ours} | {c.because} | {found.count(c.name)} |" for c in CONVENTIONS]
     stopped = [f"| {one.name} | {one.stopped} |" for one in tallies if one.stopped]
     sections = (_MODELS, rows), (_CONVENTIONS, conventions), (_STOPPED, stopped), (_OTHERS, list(_other_rows(tallies)))
     return f"{ONNX_TOOL}\n\n" + "".join(head + "\n".join(lines) + "\n" for head, lines in sections)
 
 
-def differing(one: Tally) -> list:
+def differing(one: Tally) -> list[Line]:
     """The lines on which the counters do not agree to the last multiply-accumulate."""
     return [line for line in one.mac_lines if line.macs != line.theirs]
 
@@ -137,9 +135,9 @@ def main() -> None:
         if importlib.util.find_spec("torch") is not None:
             from tests.counters import exported
 
-            current[TORCH] = exported.part([exported.compare(name, Path(folder)) for name in exported.MODELS])
+            current[TORCH] = exported.part(exported.exports(Path(folder)))
     PAGE.write_text("\n".join((_HEAD, *current.values())), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -27,10 +27,11 @@ from monitor.records import Node, Shape, Study
 from tests import probing
 
 # The ops whose rules count multiply-accumulates, as far as the models here have them.
-MAC_OPS = frozenset(
-    "Attention Conv ConvInteger ConvTranspose DeformConv Einsum FusedMatMul GRU Gemm LSTM MatMul MatMulInteger "
-    "MatMulNBits MultiHeadAttention QLinearConv QLinearMatMul RNN".split()
-)
+_MAC_OPS = """
+    Attention Conv ConvInteger ConvTranspose DeformConv Einsum FusedMatMul GRU Gemm LSTM MatMul MatMulInteger
+    MatMulNBits MultiHeadAttention QLinearConv QLinearMatMul RNN
+"""
+MAC_OPS = frozenset(_MAC_OPS.split())
 
 
 class Line(NamedTuple):
@@ -80,8 +81,7 @@ def tally(name: str, path: Path) -> Tally:
             counted, stopped = _whole(model, study), None
         except Exception as error:
             counted, stopped = {}, _said(error)
-        lines = tuple(_lines(study, _protos(model.proto.graph), counted))
-    return Tally(name, lines, stopped)
+        return Tally(name, tuple(_lines(study, _protos(model.proto.graph), counted)), stopped)
 
 
 def _said(error: Exception) -> str:

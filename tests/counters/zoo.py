@@ -13,10 +13,12 @@ from tests import models
 from tests.models import Arrays, floats, value
 
 Weights = dict[str, npt.NDArray[Any]]
+Operands = dict[str, Sequence[int] | npt.NDArray[Any]]  # an input of this shape, or a constant
+Step = tuple[str, Weights, dict[str, Any]]  # op type, its further inputs, its attributes
 
 
-def chain(shape: Sequence[int], steps: Sequence[tuple[str, Weights, dict[str, Any]]], opset: int = 18) -> ModelProto:
-    """One op after the other: op type, its further inputs, its attributes."""
+def chain(shape: Sequence[int], steps: Sequence[Step], opset: int = 18) -> ModelProto:
+    """One op after the other."""
     nodes: list[NodeProto] = []
     constants: Arrays = {}
     current = "x"
@@ -29,10 +31,8 @@ def chain(shape: Sequence[int], steps: Sequence[tuple[str, Weights, dict[str, An
     return models.model(graph, opset)
 
 
-def single(
-    op: str, operands: dict[str, Sequence[int] | npt.NDArray[Any]], opset: int = 18, outputs: int = 1, **attributes: Any
-) -> ModelProto:
-    """One node; an operand is an input of this shape, or a constant."""
+def single(op: str, operands: Operands, opset: int = 18, outputs: int = 1, **attributes: Any) -> ModelProto:
+    """One node."""
     domain = attributes.pop("domain", "")
     made = [f"y{number}" for number in range(outputs)]
     node = helper.make_node(op, list(operands), made, op.lower(), domain=domain, **attributes)
@@ -44,13 +44,18 @@ def single(
     return model
 
 
-def conv(*shape: int, bias: bool = True, **attributes: Any) -> tuple[str, Weights, dict[str, Any]]:
+def conv(*shape: int, bias: bool = True, **attributes: Any) -> Step:
     """A Conv with weights of this shape."""
     weights: Weights = {"w": floats(*shape)}
     return "Conv", weights | ({"b": floats(shape[0])} if bias else {}), attributes
 
 
-def plain(op: str, **attributes: Any) -> tuple[str, Weights, dict[str, Any]]:
+def matmul(*shape: int) -> Step:
+    """A MatMul with weights of this shape."""
+    return "MatMul", {"w": floats(*shape)}, {}
+
+
+def plain(op: str, **attributes: Any) -> Step:
     """An op without weights."""
     return op, {}, attributes
 
@@ -63,7 +68,7 @@ def depthwise() -> ModelProto:
 
 def deformable() -> ModelProto:
     """A convolution whose taps are moved by an input."""
-    operands = {"x": [1, 4, 8, 8], "w": floats(6, 4, 3, 3), "offset": [1, 18, 8, 8]}
+    operands: Operands = {"x": [1, 4, 8, 8], "w": floats(6, 4, 3, 3), "offset": [1, 18, 8, 8]}
     return single("DeformConv", operands, 19, pads=[1, 1, 1, 1])
 
 
@@ -77,18 +82,17 @@ def gemms() -> ModelProto:
 
 def batched() -> ModelProto:
     """Stacks of matrices: pairwise, and one for all."""
-    first, second = ("MatMul", {"w": floats(2, 5, 8, 12)}, {}), ("MatMul", {"w": floats(12, 6)}, {})
-    return chain([2, 5, 16, 8], [first, second])
+    return chain([2, 5, 16, 8], [matmul(2, 5, 8, 12), matmul(12, 6)])
 
 
 def broadcast() -> ModelProto:
     """Stacks of matrices, each of one with each of the other."""
-    return chain([5, 16, 8], [("MatMul", {"w": floats(3, 1, 8, 12)}, {})])
+    return chain([5, 16, 8], [matmul(3, 1, 8, 12)])
 
 
 def vectors() -> ModelProto:
     """Matrix times vector."""
-    return chain([16, 24], [("MatMul", {"w": floats(24)}, {})])
+    return chain([16, 24], [matmul(24)])
 
 
 def einsums(equation: str, left: Sequence[int], right: Sequence[int]) -> ModelProto:
@@ -114,24 +118,25 @@ def scaled_dot_product() -> ModelProto:
 
 def attention() -> ModelProto:
     """The same as one node."""
-    return single("Attention", dict.fromkeys("qkv", [1, 4, 10, 16]), opset=23)
+    return single("Attention", {name: [1, 4, 10, 16] for name in "qkv"}, opset=23)
 
 
 def multi_head() -> ModelProto:
     """The same as ONNX Runtime's transformer optimizer writes it."""
-    return single("MultiHeadAttention", dict.fromkeys("qkv", [1, 10, 64]), domain="com.microsoft", num_heads=4)
+    operands: Operands = {name: [1, 10, 64] for name in "qkv"}
+    return single("MultiHeadAttention", operands, domain="com.microsoft", num_heads=4)
 
 
 def fused_matmul() -> ModelProto:
     """A product that took over a Transpose and a scale."""
-    operands = {"x": [1, 8, 12], "w": floats(8, 6)}
+    operands: Operands = {"x": [1, 8, 12], "w": floats(8, 6)}
     return single("FusedMatMul", operands, domain="com.microsoft", transA=1, alpha=0.125)
 
 
 def recurrent(op: str, gates: int, direction: str = "bidirectional") -> ModelProto:
     """A recurrent network over 12 steps and a batch of 2."""
     ways, hidden, inputs = (2 if direction == "bidirectional" else 1), 8, 6
-    operands = {
+    operands: Operands = {
         "x": [12, 2, inputs],
         "w": floats(ways, gates * hidden, inputs),
         "r": floats(ways, gates * hidden, hidden),
@@ -168,7 +173,7 @@ def pooled() -> ModelProto:
 
 def reduced() -> ModelProto:
     """A product between reductions, and a Softmax."""
-    rows = ("MatMul", {"w": floats(32, 32)}, {})
+    rows = matmul(32, 32)
     axes: Weights = {"axes": np.array([1], np.int64)}
     steps = [plain("Softmax", axis=-1), rows, ("ReduceMean", axes, {}), rows, ("ReduceSum", axes, {})]
     return chain([4, 16, 32], [*steps, plain("ReduceMax", keepdims=0)])
@@ -177,7 +182,7 @@ def reduced() -> ModelProto:
 def elementwise() -> ModelProto:
     """A product among activations and arithmetic."""
     row: Weights = {"c": floats(16)}
-    calm = ("MatMul", {"w": floats(16, 16)}, {})
+    calm = matmul(16, 16)
     before = [("Add", row, {}), plain("Relu"), plain("Sigmoid"), ("Mul", row, {}), plain("Tanh"), calm]
     after = [plain("Erf"), plain("Exp"), ("Sub", row, {}), plain("LeakyRelu"), plain("Abs"), plain("Sqrt")]
     return chain([8, 16], [*before, *after, ("Div", row, {}), plain("Elu"), plain("Softplus"), plain("HardSigmoid")])
@@ -222,7 +227,7 @@ def integer() -> ModelProto:
 def four_bits() -> ModelProto:
     """Weights in blocks of four bits, as language models carry them."""
     packed = models.RANDOM.integers(0, 255, (24, 2, 16)).astype(np.uint8)
-    operands = {"x": [1, 3, 64], "w": packed, "s": floats(24 * 2)}
+    operands: Operands = {"x": [1, 3, 64], "w": packed, "s": floats(24 * 2)}
     return single("MatMulNBits", operands, domain="com.microsoft", K=64, N=24, bits=4, block_size=32)
 
 
@@ -313,4 +318,3 @@ ZOO: dict[str, Callable[[], ModelProto]] = {
     "scan": scan,
     "fusions": models.fusions,
 }
-

@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,12 +179,26 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path, below: str,
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the same path is covered by a file in the way")
-def test_a_directory_without_permission_is_one_line(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who is not root, who may write anywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_without_permission_is_one_line() -> None:
     """A directory of somebody else is a usage error with the system's own word for it."""
-    tmp_path.chmod(0o500)
-    with pytest.raises(UsageError, match=r"monitor\.state: cannot write .*: Permission denied; "):
-        State.open(tmp_path, CONFIG)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        directory = Path(folder)
+        directory.chmod(0o555)
+        with nobody(), pytest.raises(UsageError, match=r"monitor\.state: cannot write .*: Permission denied; "):
+            State.open(directory, CONFIG)
 
 
 def test_a_disk_that_is_full_at_the_start_is_one_line(directory: Path) -> None:

@@ -189,3 +189,26 @@ def test_a_file_that_is_no_model(content: bytes, why: str, tmp_path: Path) -> No
     path.write_bytes(content)
     mend = "copy the model to the board again and compare its checksum"
     assert failure_of(path) == Failure("model_invalid", f"{path}: {why}", mend)
+
+
+def test_two_nodes_of_one_name_in_one_graph_are_refused_as_the_runtime_does(tmp_path: Path) -> None:
+    """The named copy must not heal what the application cannot load; Constants may repeat, as they may there."""
+    constant = helper.make_tensor("c", onnx.TensorProto.FLOAT, [4], [1.0] * 4)
+    nodes = [
+        helper.make_node("Constant", [], ["k"], "twice", value=constant),
+        helper.make_node("Constant", [], ["l"], "twice", value=constant),
+        helper.make_node("Add", ["k", "l"], ["m"], "once"),
+        helper.make_node("Add", ["x", "m"], ["y"], "twice"),
+    ]
+    graph = built.graph(nodes, [built.value("x", [1, 4])], [built.value("y", [1, 4])])
+    assert models.load(built.saved(built.model(graph), tmp_path)).renamed
+    nodes[2].name = "twice"
+    graph = built.graph(nodes, [built.value("x", [1, 4])], [built.value("y", [1, 4])])
+    path = built.saved(built.model(graph), tmp_path)
+    with pytest.raises(MeasureError) as caught:
+        models.load(path)
+    assert caught.value.failure == Failure(
+        "model_invalid",
+        f"{path}: two nodes of one graph are called twice, and the runtime refuses that",
+        "export the model again, or rename one of them",
+    )

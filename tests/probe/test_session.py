@@ -48,7 +48,7 @@ def test_one_op_is_refused_on_another_soc(selu: Path) -> None:
     assert (rejection.op_type, rejection.reason, rejection.kind) == (
         "Selu",
         "Selu: failed to create ELU node.",
-        "unsupported",
+        "backend",
     )
 
 
