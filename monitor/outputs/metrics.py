@@ -8,143 +8,15 @@ there from the start, at a true 0, so that ``increase()`` sees the first failure
 
 from __future__ import annotations
 
-import math
 import threading
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import get_args, get_type_hints
+from collections.abc import Iterable, Iterator
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from monitor.outputs.wording import measured
-from monitor.records import (
-    VERDICTS,
-    Board,
-    Cause,
-    CheckResult,
-    Event,
-    FailureReason,
-    Placement,
-    RejectedSample,
-)
-
-BUCKETS = (
-    *(0.0001, 0.0002, 0.0005),
-    *(0.001, 0.002, 0.003, 0.005, 0.007),  # finer where an NPU's models are: 8 ms and 24 ms must differ
-    *(0.01, 0.02, 0.03, 0.05),
-    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
-)
-"""Upper bounds of the latency histogram in seconds, without +Inf. Fixed: a ladder that moves cannot be aggregated."""
-
-OP_TYPES = 16
-"""Op types that get a series of their own; the cheaper ones are summed up as ``other``."""
-
-CAUSES: tuple[Cause, ...] = get_args(Cause)
-FAILURES: tuple[FailureReason, ...] = get_args(FailureReason)
-REJECTIONS: tuple[str, ...] = get_args(get_type_hints(RejectedSample)["reason"])
-
-_LES = (*(str(bound) for bound in BUCKETS), "+Inf")
-
-
-def _placed(read: Callable[[Placement], float | None]) -> Callable[[CheckResult], float | None]:
-    return lambda result: read(result.placement) if result.placement else None
-
-
-_MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = (
-    (
-        "latency_median_seconds",
-        "Median latency of the last check's replays.",
-        lambda result: result.latency.median_seconds if result.latency else None,
-    ),
-    (
-        "latency_cv_ratio",
-        "Coefficient of variation of the last check's replays: sample standard deviation by mean.",
-        lambda result: result.latency.cv_ratio if result.latency else None,
-    ),
-    (
-        "npu_flops_ratio",
-        "Share of an inference's FLOPs that ran on the accelerator.",
-        _placed(lambda placement: placement.npu_flops_ratio),
-    ),
-    (
-        "npu_time_ratio",
-        "Share of the profiled node time that was spent on the accelerator.",
-        _placed(lambda placement: placement.npu_time_ratio),
-    ),
-    (
-        "unattributed_flops_ratio",
-        "Share of an inference's FLOPs that could be attributed to no processor; never counted as accelerator.",
-        _placed(lambda placement: placement.unattributed_flops_ratio),
-    ),
-    (
-        "output_error_ratio",
-        "Largest relative difference between an output and the CPU's, on the last audit's samples.",
-        lambda result: result.agreement.error_ratio if result.agreement else None,
-    ),
-    (
-        "fallback_nodes",
-        "Nodes that run on the CPU, without the graph-edge Q/DQ that stay there by design.",
-        _placed(lambda placement: placement.nodes.cpu),
-    ),
-    (
-        "partitions",
-        "Partitions of the model that run on the accelerator.",
-        _placed(lambda placement: placement.partitions),
-    ),
-)
-
-_ABOUT_THE_CHECK: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = (
-    (
-        "samples",
-        "Usable sample files; 0 while inputs are synthesized.",
-        lambda result: result.samples.accepted if result.samples else None,
-    ),
-    ("last_check_timestamp_seconds", "When the last check ended or failed.", lambda result: result.timestamp),
-    (
-        "last_check_duration_seconds",
-        "Wall time of the last check, set-up and replays included.",
-        lambda result: result.duration_seconds,
-    ),
-)
-
-
-class _Model:
-    """What is kept of one model: its last check, and what counters need."""
-
-    def __init__(self) -> None:
-        self.result: CheckResult | None = None
-        self.text: dict[str, str] | None = None
-        self.buckets = [0] * len(_LES)
-        self.latency_sum = 0.0
-        self.checks = 0
-        self.failures: Counter[str] = Counter()
-        self.events: Counter[str] = Counter()
-        self.rejected: Counter[str] = Counter()
-        self._known_rejected: set[tuple[str, str]] = set()
-
-    def record(self, result: CheckResult) -> None:
-        self.result = result
-        self.checks += 1
-        if result.error:
-            self.failures[result.error.reason] += 1
-        for latency in result.latency.replays_seconds if result.latency else ():
-            if math.isfinite(latency):
-                self.buckets[bisect_left(BUCKETS, latency)] += 1
-                self.latency_sum += latency
-        if result.samples:
-            # Every check repeats what its session rejected: a file counts when it becomes unusable, not each time.
-            rejected: set[tuple[str, str]] = {(sample.file, sample.reason) for sample in result.samples.rejected}
-            self.rejected.update(reason for _, reason in rejected - self._known_rejected)
-            self._known_rejected = rejected
+from monitor.outputs.families import Tally, families, present
+from monitor.records import Board, CheckResult, Event
 
 
 class Exposition(Collector):
@@ -156,7 +28,7 @@ class Exposition(Collector):
 
     def __init__(self, models: Iterable[str], board: Board, version: str, started: float) -> None:
         self._lock = threading.Lock()
-        self._models = {name: _Model() for name in models}
+        self._models = {name: Tally() for name in models}
         self._board = board
         self._version = version
         self._started = started
@@ -165,17 +37,17 @@ class Exposition(Collector):
     def record(self, result: CheckResult) -> None:
         """Make ``result`` the last check of its model."""
         with self._lock:
-            model = self._models.setdefault(result.model, _Model())
+            model = self._models.setdefault(result.model, Tally())
             model.record(result)
-            model.text = _text(_families([(result.model, model)]))
+            model.text = _text(families([(result.model, model)]))
 
     def count_event(self, event: Event) -> None:
         """Count a fallback that appeared or changed, by cause. Other events are not fallbacks and count nothing."""
         if event.event in ("fallback_detected", "fallback_changed") and event.cause:
             with self._lock:
-                model = self._models.setdefault(event.model, _Model())
+                model = self._models.setdefault(event.model, Tally())
                 model.events[event.cause] += 1
-                model.text = _text(_families([(event.model, model)]))
+                model.text = _text(families([(event.model, model)]))
 
     def count_state_write_failure(self) -> None:
         """Count a time that the state could not be written."""
@@ -191,8 +63,8 @@ class Exposition(Collector):
         """All families of one scrape, consistent with each other."""
         with self._lock:
             models = sorted(self._models.items())
-            families = [*_counters(models), *_results(models), *self._service(len(models))]
-        yield from (family for family in families if family.samples)
+            found = [*families(models), *self._service(len(models))]
+        yield from (family for family in found if family.samples)
 
     def text(self) -> bytes:
         """All families of one scrape in Prometheus's text format 0.0.4.
@@ -203,7 +75,7 @@ class Exposition(Collector):
         merged: dict[str, list[str]] = {}
         with self._lock:
             for name, model in sorted(self._models.items()):
-                model.text = model.text or _text(_families([(name, model)]))
+                model.text = model.text or _text(families([(name, model)]))
                 for head, lines in model.text.items():
                     merged.setdefault(head, []).append(lines)
             service = _text(self._service(len(self._models)))
@@ -215,7 +87,7 @@ class Exposition(Collector):
         yield CounterMetricFamily("npumon_state_write_failures", failures, self._state_write_failures)
         yield GaugeMetricFamily("npumon_start_time_seconds", "When this daemon started.", self._started)
         yield GaugeMetricFamily("npumon_models", "Models that are being watched.", models)
-        board = _present(
+        board = present(
             hostname=self._board.hostname,
             machine=self._board.machine,
             kernel=self._board.kernel,
@@ -223,14 +95,6 @@ class Exposition(Collector):
         )
         yield InfoMetricFamily("npumon_board", "The board, as far as it tells.", board)
         yield InfoMetricFamily("npumon_build", "The version of npumon.", {"version": self._version})
-
-
-Models = list[tuple[str, _Model]]
-
-
-def _families(models: Models) -> Iterator[Metric]:
-    yield from _counters(models)
-    yield from _results(models)
 
 
 class _Alone(Collector):
@@ -243,127 +107,8 @@ class _Alone(Collector):
         yield self._family
 
 
-def _text(families: Iterable[Metric]) -> dict[str, str]:
+def _text(rendered: Iterable[Metric]) -> dict[str, str]:
     """Each family's HELP and TYPE lines, and its sample lines."""
-    texts = (generate_latest(_Alone(family)).decode() for family in families if family.samples)
+    texts = (generate_latest(_Alone(family)).decode() for family in rendered if family.samples)
     split = (text.split("\n", 2) for text in texts)
     return {f"{help_}\n{type_}\n": lines for help_, type_, lines in split}
-
-
-def _counters(models: Models) -> Iterator[Metric]:
-    yield _histogram(models)
-    checks = CounterMetricFamily("npumon_checks", "Checks, failed ones included.", labels=["model"])
-    for name, model in models:
-        checks.add_metric([name], model.checks)
-    yield checks
-    failures = [(name, model.failures) for name, model in models]
-    yield _labelled("check_failures", "Checks that could not measure.", "reason", FAILURES, failures)
-    events = [(name, model.events) for name, model in models]
-    yield _labelled("fallback_events", "Fallbacks that appeared or changed.", "cause", CAUSES, events)
-    rejected = [(name, model.rejected) for name, model in models]
-    yield _labelled("samples_rejected", "Sample files that do not fit the model.", "reason", REJECTIONS, rejected)
-
-
-def _histogram(models: Models) -> Metric:
-    family = HistogramMetricFamily("npumon_latency_seconds", "Latency of every replay.", labels=["model"])
-    for name, model in models:
-        total, buckets = 0, []
-        for le, count in zip(_LES, model.buckets, strict=True):
-            total += count
-            buckets.append((le, total))
-        family.add_metric([name], buckets, model.latency_sum)
-    return family
-
-
-def _labelled(
-    name: str,
-    documentation: str,
-    label: str,
-    values: Iterable[str],
-    counts: Iterable[tuple[str, Counter[str]]],
-) -> Metric:
-    """A counter with every possible value of its label, since 0 is the true count of what never happened."""
-    family = CounterMetricFamily(f"npumon_{name}", documentation, labels=["model", label])
-    for model, counted in counts:
-        for value in values:
-            family.add_metric([model, value], counted[value])
-    return family
-
-
-def _results(models: Models) -> Iterator[Metric]:
-    """What the last check of each model says. A failed check measured nothing, whatever else its record carries."""
-    results = [(name, model.result) for name, model in models if model.result]
-    succeeded = [(name, result) for name, result in results if not result.error]
-    for rows, origin in ((_MEASURED, succeeded), (_ABOUT_THE_CHECK, results)):
-        for metric, documentation, read in rows:
-            family = GaugeMetricFamily(f"npumon_{metric}", documentation, labels=["model"])
-            for name, result in origin:
-                value = measured(read(result))
-                if value is not None:
-                    family.add_metric([name], value)
-            yield family
-    yield _fallback_flops(succeeded)
-    yield _verdicts(models)
-    yield from _infos(results)
-
-
-def _fallback_flops(results: list[tuple[str, CheckResult]]) -> Metric:
-    family = GaugeMetricFamily(
-        "npumon_fallback_flops_ratio",
-        "Share of an inference's FLOPs that ran on the CPU, by op type.",
-        labels=["model", "op_type"],
-    )
-    for name, result in results:
-        if result.placement:
-            for op_type, ratio in _bounded(result.placement.fallback_flops).items():
-                family.add_metric([name, op_type], ratio)
-    return family
-
-
-def _bounded(ratios: dict[str, float]) -> dict[str, float]:
-    """The ``OP_TYPES`` largest ratios, and the sum of the others as ``other``."""
-    known = {op_type: ratio for op_type, ratio in ratios.items() if math.isfinite(ratio)}
-    ranked = sorted(known, key=lambda op_type: (-known[op_type], op_type))
-    kept = {op_type: known[op_type] for op_type in ranked[:OP_TYPES]}
-    if ranked[OP_TYPES:]:
-        rest = math.fsum(known[op_type] for op_type in ranked[OP_TYPES:])
-        kept["other"] = kept.get("other", 0.0) + rest
-    return kept
-
-
-def _verdicts(models: Models) -> Metric:
-    family = GaugeMetricFamily(
-        "npumon_verdict", "The verdict on the model: 1 for the one that holds.", labels=["model", "state"]
-    )
-    for name, model in models:
-        verdict = model.result.verdict if model.result and not model.result.error else "unknown"
-        for state in VERDICTS:
-            family.add_metric([name, state], int(state == verdict))
-    return family
-
-
-def _infos(results: list[tuple[str, CheckResult]]) -> Iterator[Metric]:
-    model_info = InfoMetricFamily("npumon_model", "The model file and its inputs.", labels=["model"])
-    runtime_info = InfoMetricFamily("npumon_runtime", "What really runs the model.", labels=["model"])
-    for name, result in results:
-        source = result.samples.source if result.samples else None
-        facts = _present(sha256=result.model_sha256, samples=source)
-        if facts:
-            model_info.add_metric([name], facts)
-        if result.runtime:
-            runtime = result.runtime
-            facts = _present(
-                provider=runtime.provider,
-                target=runtime.target,
-                onnxruntime=runtime.onnxruntime,
-                provider_version=runtime.provider_version,
-                backend_version=runtime.backend_version,
-                machine=runtime.machine,
-            )
-            runtime_info.add_metric([name], facts)
-    yield model_info
-    yield runtime_info
-
-
-def _present(**labels: str | None) -> dict[str, str]:
-    return {label: value for label, value in labels.items() if value}

@@ -60,21 +60,21 @@ def _row_document(forecast: Forecast) -> dict[str, Any]:
         "verdict": forecast.verdict,
         "cause": forecast.cause,
         "reason": forecast.reason,
-        **(text._placement_document(forecast.placement) if forecast.placement else {}),
+        **(text.placement_document(forecast.placement) if forecast.placement else {}),
         "runtime": msgspec.to_builtins(forecast.runtime) if forecast.runtime else None,
         "error": msgspec.to_builtins(forecast.error) if forecast.error else None,
     }
 
 
 def _cleaned(document: dict[str, Any]) -> dict[str, Any]:
-    cleaned: dict[str, Any] = text._without_absent(document)
+    cleaned: dict[str, Any] = text.without_absent(document)
     return cleaned
 
 
 def table(result: Preflight, colour: bool) -> str:
     """One row a SoC, then each reason once with the SoCs it holds for; at most 100 columns, no final newline."""
     blocks = [
-        [clip(printable(result.model), 60), *text._wrapped(_standing(result), "")],
+        [clip(printable(result.model), 60), *text.wrapped(_standing(result), "")],
         list(_rows(result, colour)),
         *(list(_explained(socs, forecast)) for socs, forecast in _alike(result)),
         list(_circumstances(result)),
@@ -99,7 +99,7 @@ def _rows(result: Preflight, colour: bool) -> Iterator[str]:
     yield f"{head}on the CPU"
     for forecast in result.forecasts:
         name = clip(printable(forecast.soc), width).ljust(width)
-        verdict = text._painted(f"{forecast.verdict:<8}", forecast.verdict, colour)
+        verdict = text.painted(f"{forecast.verdict:<8}", forecast.verdict, colour)
         placement = forecast.placement
         if placement is None:
             said = f"no session: {_said(forecast.error)}" if forecast.error else ABSENT
@@ -117,7 +117,7 @@ def _culprits(forecast: Forecast) -> str:
         return "everything: the accelerator did not come up"
     groups = wording.group_ops(forecast.placement.ops if forecast.placement else ())
     costly = [group for group in groups if group.flops_ratio] or list(groups)
-    return ", ".join(f"{text._names(group, 28)} {_cost(group)}".rstrip() for group in costly)
+    return ", ".join(f"{text.op_names(group, 28)} {_cost(group)}".rstrip() for group in costly)
 
 
 def _cost(group: OpGroup) -> str:
@@ -143,17 +143,17 @@ def _alike(result: Preflight) -> list[tuple[str, Forecast]]:
 def _explained(socs: str, forecast: Forecast) -> Iterator[str]:
     yield clip(f"on {socs}", WIDTH)
     if forecast.error:
-        yield from text._wrapped(forecast.error.detail, "    why  ")
-        yield from text._wrapped(forecast.error.mend, "    do   ")
+        yield from text.wrapped(forecast.error.detail, "    why  ")
+        yield from text.wrapped(forecast.error.mend, "    do   ")
         return
     reasons: dict[tuple[str, str], list[OpGroup]] = {}
     for group in wording.group_ops(forecast.placement.ops if forecast.placement else ()):
         reasons.setdefault((group.reason, group.remedy), []).append(group)
     for (reason, remedy), groups in list(reasons.items())[:REASONS]:
-        ops = "; ".join(f"{text._names(group, 60)} {_cost(group)}".rstrip() for group in groups)
-        yield from text._wrapped(ops, "  ")
-        yield from text._wrapped(reason, "    why  ")
-        yield from text._wrapped(remedy, "    do   ")
+        ops = "; ".join(f"{text.op_names(group, 60)} {_cost(group)}".rstrip() for group in groups)
+        yield from text.wrapped(ops, "  ")
+        yield from text.wrapped(reason, "    why  ")
+        yield from text.wrapped(remedy, "    do   ")
     if len(reasons) > REASONS:
         yield f"  and {wording.plural(len(reasons) - REASONS, 'more reason')} for cheaper ops: see --json"
 
@@ -161,6 +161,6 @@ def _explained(socs: str, forecast: Forecast) -> Iterator[str]:
 def _circumstances(result: Preflight) -> Iterator[str]:
     runtime = next((forecast.runtime for forecast in result.forecasts if forecast.runtime), None)
     if runtime:
-        yield from text._wrapped(wording.versions(runtime), "runtime  ")
+        yield from text.wrapped(wording.versions(runtime), "runtime  ")
     for note in dict.fromkeys(result.notes):
-        yield from text._wrapped(note, "note     ")
+        yield from text.wrapped(note, "note     ")

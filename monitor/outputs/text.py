@@ -43,7 +43,7 @@ def audit_document(result: CheckResult) -> dict[str, Any]:
         "verdict": result.verdict,
         "cause": result.cause,
         "reason": result.reason,
-        **(_placement_document(placement) if placement else {}),
+        **(placement_document(placement) if placement else {}),
         "samples": result.samples.source if result.samples else None,
         "samples_rejected": msgspec.to_builtins(result.samples.rejected) if result.samples else None,
         "runtime": msgspec.to_builtins(result.runtime) if result.runtime else None,
@@ -54,7 +54,7 @@ def audit_document(result: CheckResult) -> dict[str, Any]:
     }
     optional = ("samples_rejected", "notes")
     present = {key: value for key, value in document.items() if value or key not in optional}
-    cleaned: dict[str, Any] = _without_absent(present)
+    cleaned: dict[str, Any] = without_absent(present)
     return cleaned
 
 
@@ -78,7 +78,7 @@ def check_document(result: CheckResult) -> dict[str, Any]:
     """``check --json``: the audit's document, and the latency with every raw replay."""
     document = audit_document(result)
     if result.latency and not result.error:
-        document |= _without_absent(
+        document |= without_absent(
             {
                 "median_seconds": result.latency.median_seconds,
                 "cv_ratio": result.latency.cv_ratio,
@@ -89,7 +89,8 @@ def check_document(result: CheckResult) -> dict[str, Any]:
     return document
 
 
-def _placement_document(placement: Placement) -> dict[str, Any]:
+def placement_document(placement: Placement) -> dict[str, Any]:
+    """The contract's keys about where the work ran."""
     keys = ("npu_flops_ratio", "npu_flops_ratio_range", "npu_time_ratio", "unattributed_flops_ratio")
     document = {key: getattr(placement, key) for key in (*keys, "total_flops")}
     return document | {
@@ -100,12 +101,13 @@ def _placement_document(placement: Placement) -> dict[str, Any]:
     }
 
 
-def _without_absent(value: Any) -> Any:
+def without_absent(value: Any) -> Any:
+    """``value`` without what was not measured, at any depth."""
     if isinstance(value, dict):
-        kept = {key: _without_absent(item) for key, item in value.items()}
+        kept = {key: without_absent(item) for key, item in value.items()}
         return {key: item for key, item in kept.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [item for item in map(_without_absent, value) if item is not None]
+        return [item for item in map(without_absent, value) if item is not None]
     return measured(value) if isinstance(value, float) else value
 
 
@@ -146,7 +148,7 @@ def check_table(results: Sequence[CheckResult], colour: bool = False) -> str:
         latency = None if result.error else result.latency
         cells = (
             clip(printable(result.model), width).ljust(width),
-            _painted(f"{result.verdict:<8}", result.verdict, colour),
+            painted(f"{result.verdict:<8}", result.verdict, colour),
             percent(placement.npu_flops_ratio if placement else None).rjust(9),
             percent(placement.npu_time_ratio if placement else None).rjust(8),
             wording.seconds(latency.median_seconds if latency else None).rjust(9),
@@ -163,14 +165,14 @@ def check_table(results: Sequence[CheckResult], colour: bool = False) -> str:
 
 def _headline(result: CheckResult, colour: bool) -> Iterator[str]:
     cause = f" ({result.cause})" if result.cause else ""
-    yield clip(printable(result.model), 60) + "  " + _painted(result.verdict, result.verdict, colour) + cause
-    yield from _wrapped(result.reason, "")
+    yield clip(printable(result.model), 60) + "  " + painted(result.verdict, result.verdict, colour) + cause
+    yield from wrapped(result.reason, "")
 
 
 def _failure(error: Failure, indent: str) -> Iterator[str]:
     yield f"{indent}nothing was measured: {error.reason}"
-    yield from _wrapped(error.detail, f"{indent}  why  ")
-    yield from _wrapped(error.mend, f"{indent}  do   ")
+    yield from wrapped(error.detail, f"{indent}  why  ")
+    yield from wrapped(error.mend, f"{indent}  do   ")
 
 
 def _shares(placement: Placement) -> Iterator[str]:
@@ -193,17 +195,17 @@ def _shares(placement: Placement) -> Iterator[str]:
 def _circumstances(result: CheckResult) -> Iterator[str]:
     yield f"target   {wording.target(result.runtime)}"
     if result.runtime:
-        yield from _wrapped(wording.versions(result.runtime), "runtime  ")
+        yield from wrapped(wording.versions(result.runtime), "runtime  ")
     yield f"inputs   {wording.samples(result.samples)}"
     for rejected in result.samples.rejected[:3] if result.samples else ():
-        yield from _wrapped(f"rejected {rejected.file}: {rejected.detail}", "         ")
+        yield from wrapped(f"rejected {rejected.file}: {rejected.detail}", "         ")
     if result.latency and not result.error:
         simulated = bool(result.runtime and result.runtime.target == "simulator")
         yield f"latency  {_latency(result.latency)}{' (a simulator: means nothing)' if simulated else ''}"
     if result.agreement and not result.error:
         yield f"outputs  {wording.agreement(result.agreement)}"
     for note in _notes(result):
-        yield from _wrapped(note, "note     ")
+        yield from wrapped(note, "note     ")
 
 
 def _latency(latency: Latency) -> str:
@@ -218,15 +220,15 @@ def _culprits(placement: Placement) -> Iterator[str]:
     yield f"{'on the CPU':<62}{'FLOPs':>10}{'time':>10}"
     for together in wording.by_reason(groups[:GROUPS]):
         for group in together:
-            yield f"{_names(group):<62}{percent(group.flops_ratio):>10}{percent(group.time_ratio):>10}"
-        yield from _wrapped(together[0].reason, "    why  ")
-        yield from _wrapped(together[0].remedy, "    do   ")
+            yield f"{op_names(group):<62}{percent(group.flops_ratio):>10}{percent(group.time_ratio):>10}"
+        yield from wrapped(together[0].reason, "    why  ")
+        yield from wrapped(together[0].remedy, "    do   ")
     if groups[GROUPS:]:
         rest = sum(len(group.nodes) for group in groups[GROUPS:])
         yield f"and {wording.plural(rest, 'more op')} in {wording.plural(len(groups[GROUPS:]), 'group')}: see --json"
 
 
-def _names(group: OpGroup, width: int = 60) -> str:
+def op_names(group: OpGroup, width: int = 60) -> str:
     """``Conv x 18 (conv1, conv2, …)`` with as many names as fit in ``width``, at least a part of one."""
     count = f" x {len(group.nodes)}" if len(group.nodes) > 1 else ""
     head = f"{clip(printable(group.op_type), width // 2)}{count} ("
@@ -242,11 +244,11 @@ def _names(group: OpGroup, width: int = 60) -> str:
 def _deep(deep: DeepProfile, simulated: bool) -> Iterator[str]:
     """The accelerator's own profile: where an inference's time goes, then the ops that cost most there."""
     if deep.partial is not None:
-        yield from _wrapped(f"not known: {deep.partial}", "deep     ")
+        yield from wrapped(f"not known: {deep.partial}", "deep     ")
         return
     meaning = "; a simulator's times and cycles mean nothing" if simulated else ""
-    yield from _wrapped(f"{_durations(deep)}{meaning}", "deep     ")
-    yield from _wrapped(
+    yield from wrapped(f"{_durations(deep)}{meaning}", "deep     ")
+    yield from wrapped(
         f"{percent(deep.joined_ratio)} of {deep.total_cycles:,} cycles are ops of the model, "
         f"{percent(deep.layout_ratio)} layout, {percent(deep.unjoined_ratio)} match no op",
         "         ",
@@ -287,14 +289,14 @@ def _deep_name(op: DeepOp, width: int = 60) -> str:
 def _unhealthy(result: CheckResult) -> Iterator[str]:
     cause = f" ({result.cause})" if result.cause else ""
     yield f"{clip(printable(result.model), 60)}: {result.verdict}{cause}"
-    yield from _wrapped(result.reason, "  ")
+    yield from wrapped(result.reason, "  ")
     if result.error:
         yield from _failure(result.error, "  ")
         return
     for group in wording.group_ops(result.placement.ops if result.placement else ())[:3]:
-        yield f"  {percent(group.flops_ratio):>8}  {_names(group, 80)}"
-        yield from _wrapped(group.reason, "            why  ")
-        yield from _wrapped(group.remedy, "            do   ")
+        yield f"  {percent(group.flops_ratio):>8}  {op_names(group, 80)}"
+        yield from wrapped(group.reason, "            why  ")
+        yield from wrapped(group.remedy, "            do   ")
 
 
 def _caveats(results: Iterable[CheckResult]) -> Iterator[str]:
@@ -305,11 +307,12 @@ def _caveats(results: Iterable[CheckResult]) -> Iterator[str]:
         yield "inputs: synthetic ones are made from the model's signature; they are not real data"
 
 
-def _painted(text: str, verdict: Verdict, colour: bool) -> str:
+def painted(text: str, verdict: Verdict, colour: bool) -> str:
+    """``text`` in the verdict's colour, where there are colours."""
     return f"{_COLOURS[verdict]}{text}\x1b[0m" if colour else text
 
 
-def _wrapped(text: str, label: str) -> list[str]:
+def wrapped(text: str, label: str) -> list[str]:
     """``text`` behind ``label``, at most four lines of it."""
     return textwrap.wrap(
         printable(text),

@@ -13,7 +13,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from monitor.outputs.metrics import BUCKETS, Exposition
+from monitor.outputs.families import BUCKETS
+from monitor.outputs.metrics import Exposition
 from monitor.records import Cause, CheckResult, Event, FailureReason, RejectedSample, Samples
 from tests.outputs.specimens import AWKWARD, BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, worst_case
 
