@@ -7,14 +7,10 @@ runtime's packages changed, and when the audit is due. Whatever goes wrong becom
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
-from pathlib import Path
-from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -25,7 +21,7 @@ from monitor.analysis.deep import deep
 from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
 from monitor.errors import MeasureError
-from monitor.outputs.state import StateWriteError, study_key
+from monitor.outputs.state import StateWriteError
 from monitor.records import (
     Agreement,
     CheckResult,
@@ -40,6 +36,7 @@ from monitor.records import (
 from monitor.service import studies
 from monitor.service.comparison import compare
 from monitor.service.handle import ProbeClosed, ProbeHandle
+from monitor.service.identity import identity_of, key_of, spec_of
 from monitor.service.schedule import Backoff
 from monitor.wire import Audit, Deepen, MakeStudy, Open, Replay, Spec
 
@@ -169,7 +166,7 @@ class Checker:
 
     def study(self) -> tuple[Study | None, tuple[str, ...]]:
         """The model's study and notes on it; without one, FLOPs are not known. Raises :class:`MeasureError`."""
-        self._identity()
+        identity_of(self.model.path, self._provider)
         return self._study(spec_of(self.model, self._provider))
 
     def deepen(self, result: CheckResult) -> CheckResult:
@@ -208,7 +205,7 @@ class Checker:
 
     def _alive(self) -> _Life:
         """The current probe, or a new one where that is due."""
-        life, identity = self._life, self._identity()
+        life, identity = self._life, identity_of(self.model.path, self._provider)
         if life is not None:
             due = time.monotonic() - life.made >= self._audit_interval
             if life.handle.alive and not due and life.identity == identity:
@@ -257,7 +254,7 @@ class Checker:
 
     def _study(self, spec: Spec) -> tuple[Study | None, tuple[str, ...]]:
         """The model's study: from a file beside it, from the cache, or from a process of its own."""
-        key = _key(spec)
+        key = key_of(spec)
         study, note = studies.read(spec)
         notes = (note,) if note else ()
         study = study or self._studies.study(key)
@@ -286,18 +283,6 @@ class Checker:
         except ValueError as error:
             raise MeasureError(Failure("probe_protocol", f"the probe's latencies are unusable: {error}")) from error
 
-    def _identity(self) -> tuple[object, ...]:
-        """Changes when the model's file or the runtime's packages do."""
-        path = self.model.path
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise MeasureError(_missing(f"{path}: {error.strerror}")) from error
-        if not S_ISREG(stat.st_mode):  # reading a pipe or a device may block for ever
-            raise MeasureError(_missing(f"{path}: not a regular file"))
-        versions = _version("onnxruntime"), _version(_package(self._provider))
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino, *versions)
-
     def _start(self) -> ProbeHandle:
         handle = ProbeHandle()
         self._handles.append(handle)
@@ -315,54 +300,3 @@ class Checker:
         self._life = None
         for handle in list(self._handles):
             self._close(handle)
-
-
-def spec_of(model: Model, provider: str) -> Spec:
-    """What a probe needs to know of ``model``."""
-    return Spec(
-        name=model.name,
-        path=str(model.path),
-        provider=provider,
-        source=str(model.source) if model.source else None,
-        samples=str(model.samples) if model.samples else None,
-        dims=model.dims,
-        options=model.options,
-        session=model.session,
-    )
-
-
-def _key(spec: Spec) -> str:
-    """The key of a study: model bytes, dims, samples, optimization level and runtime version.
-
-    Raises :class:`MeasureError` (``model_missing``) if the model cannot be read.
-    """
-    try:
-        sha256, source = (_sha256(path) if path else "" for path in (spec.path, spec.source))
-        samples = "synthetic"
-        if spec.samples is not None:
-            files = [(p.name, p.stat()) for p in sorted(Path(spec.samples).glob("*.npz"))]
-            samples = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
-    except OSError as error:
-        raise MeasureError(_missing(f"{error.filename}: {error.strerror}")) from error
-    level = str(spec.session.get("graph_optimization_level", ""))
-    return study_key(sha256, spec.dims, samples, source, level, _version("onnxruntime"))
-
-
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _missing(detail: str) -> Failure:
-    return Failure("model_missing", detail, "deploy the model or correct models.path")
-
-
-def _package(provider: str) -> str:
-    return f"onnxruntime-{provider}"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -9,10 +9,8 @@ in another way, and names would then be joined that do not belong together. What
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +20,7 @@ from msgspec import Struct
 from monitor import __version__
 from monitor.errors import UsageError
 from monitor.records import Study
+from monitor.service.identity import sha256_of, version_of
 from monitor.wire import Spec
 
 SUFFIX: Final = ".study.json"
@@ -50,7 +49,7 @@ def beside(model: Path) -> Path:
 
 def write(study: Study, spec: Spec, file: Path) -> None:
     """Put a ``study`` of ``spec`` into ``file``, whole or not at all; raises :class:`UsageError` if that fails."""
-    content = StudyFile(VERSION, __version__, _sha256(spec.source), _level(spec), study)
+    content = StudyFile(VERSION, __version__, sha256_of(spec.source), _level(spec), study)
     text = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
     try:
         descriptor, scratch = tempfile.mkstemp(prefix=file.name, dir=file.parent)
@@ -103,12 +102,12 @@ def _decode(data: bytes) -> StudyFile:
 def _mismatch(content: StudyFile, spec: Spec) -> str | None:
     study = content.study
     wanted: Literal["files", "synthetic"] = "files" if spec.samples is not None else "synthetic"
-    installed = _version("onnxruntime")
+    installed = version_of("onnxruntime")
     if content.version != VERSION:
         return f"format {content.version}, this npumon reads {VERSION}"
-    if study.model_sha256 != _sha256(spec.path):
+    if study.model_sha256 != sha256_of(spec.path):
         return "made of another file than this model"
-    if content.source_sha256 != _sha256(spec.source):
+    if content.source_sha256 != sha256_of(spec.source):
         return "made with another source model"
     if study.dims != spec.dims:
         return f"made for dims {_pairs(study.dims)}, this session has {_pairs(spec.dims)}"
@@ -131,17 +130,3 @@ def _level(spec: Spec) -> str:
 
 def _pairs(dims: dict[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in dims.items()) or "none"
-
-
-def _sha256(path: str | None) -> str | None:
-    if path is None:
-        return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

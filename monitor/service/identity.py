@@ -1,0 +1,80 @@
+"""What makes one check the same as another: the model's bytes, its settings, its samples and the runtime's versions."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from stat import S_ISREG
+
+from monitor.config import Model
+from monitor.errors import MeasureError
+from monitor.outputs.state import study_key
+from monitor.records import Failure
+from monitor.wire import Spec
+
+
+def spec_of(model: Model, provider: str) -> Spec:
+    """What a probe needs to know of ``model``."""
+    return Spec(
+        name=model.name,
+        path=str(model.path),
+        provider=provider,
+        source=str(model.source) if model.source else None,
+        samples=str(model.samples) if model.samples else None,
+        dims=model.dims,
+        options=model.options,
+        session=model.session,
+    )
+
+
+def identity_of(path: Path, provider: str) -> tuple[object, ...]:
+    """Changes when the model's file or the runtime's packages do.
+
+    Raises :class:`MeasureError` (``model_missing``) if there is no such file.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise MeasureError(_missing(f"{path}: {error.strerror}")) from error
+    if not S_ISREG(stat.st_mode):  # reading a pipe or a device may block for ever
+        raise MeasureError(_missing(f"{path}: not a regular file"))
+    versions = version_of("onnxruntime"), version_of(f"onnxruntime-{provider}")
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, *versions)
+
+
+def key_of(spec: Spec) -> str:
+    """The key of a study: model bytes, dims, samples, optimization level and runtime version.
+
+    Raises :class:`MeasureError` (``model_missing``) if the model cannot be read.
+    """
+    try:
+        sha256, source = sha256_of(spec.path) or "", sha256_of(spec.source) or ""
+        samples = "synthetic"
+        if spec.samples is not None:
+            files = [(p.name, p.stat()) for p in sorted(Path(spec.samples).glob("*.npz"))]
+            samples = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
+    except OSError as error:
+        raise MeasureError(_missing(f"{error.filename}: {error.strerror}")) from error
+    level = str(spec.session.get("graph_optimization_level", ""))
+    return study_key(sha256, spec.dims, samples, source, level, version_of("onnxruntime"))
+
+
+def sha256_of(path: str | None) -> str | None:
+    """Hex digest of a file; ``None`` for no file. Raises :class:`OSError`."""
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def version_of(package: str) -> str:
+    """The installed version of ``package``, or nothing; asked without importing it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _missing(detail: str) -> Failure:
+    return Failure("model_missing", detail, "deploy the model or correct models.path")
