@@ -38,6 +38,10 @@ test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
 test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)
 	$(DEV) -m pytest -m slow $(ARGS)
 
+.PHONY: test-torch
+test-torch: .venv-torch/.done ## compare FLOPs with torch's own counter (ARGS= for pytest)
+	.venv-torch/bin/python -m pytest tests/counters/test_torch.py $(ARGS)
+
 .PHONY: lint
 lint: .venv-dev/.done ## style, types and import contracts
 	$(DEV) -m ruff check $(SOURCES)
@@ -71,7 +75,7 @@ pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for new
 
 .PHONY: clean
 clean: ## remove the environments and everything that was built (not the cached models)
-	rm -rf .venv .venv-dev build dist *.egg-info .*_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-torch build dist *.egg-info .*_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.done: requirements/demo.txt pyproject.toml
@@ -79,6 +83,11 @@ clean: ## remove the environments and everything that was built (not the cached 
 
 .venv-dev/.done: requirements/dev.txt pyproject.toml
 	$(call environment,.venv-dev,requirements/dev.txt)
+
+# Which of torch's many builds fits is up to the machine and its index, so that no hash is given; a CPU build will do.
+.venv-torch/.done: requirements/dev.txt pyproject.toml
+	$(call environment,.venv-torch,requirements/dev.txt)
+	.venv-torch/bin/python -m pip install --quiet --only-binary=:all: torch==2.13.0
 
 # environment DIRECTORY REQUIREMENTS: wheels only, because building one would fetch what no hash pins.
 define environment

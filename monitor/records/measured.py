@@ -109,7 +109,10 @@ class SessionFacts(Struct, frozen=True):
 
 
 class Span(Struct, frozen=True):
-    """One node's execution in a profiled run. Spans inside a control-flow node's span are marked ``nested``."""
+    """One node's execution in a profiled run.
+
+    Spans inside a control-flow node's span are marked ``nested``; those of one node are summed up into one.
+    """
 
     name: str
     op_type: str

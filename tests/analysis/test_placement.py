@@ -243,7 +243,7 @@ def test_without_a_study_the_flops_are_absent() -> None:
     assert (found.npu_flops_ratio, found.unattributed_flops_ratio, found.total_flops) == (None, None, None)
     assert (found.npu_time_ratio, found.npu_flops_ratio_range, found.fallback_flops) == (None, None, {})
     assert (found.nodes, found.partitions, found.notes) == (NodeCounts(2, 1, 0), 2, ("FLOPs are not known",))
-    assert [(op.node, op.flops_ratio, op.time_ratio) for op in found.ops] == [("c", 0.0, None)]
+    assert [(op.node, op.flops_ratio, op.time_ratio) for op in found.ops] == [("c", None, None)]
     assert judge(Gate(), session, found, None).verdict == "unknown"
 
 

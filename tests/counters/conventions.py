@@ -117,8 +117,8 @@ CONVENTIONS = (
     ),
     Convention(
         "recurrent cell",
-        f"gates and activations of one direction: {_CELLS['LSTM'].theirs} (LSTM) or {_CELLS['GRU'].theirs} (GRU) per hidden unit and"
-        " step; every bias element 1",
+        f"gates and activations of one direction: {_CELLS['LSTM'].theirs} (LSTM) or {_CELLS['GRU'].theirs} (GRU) per"
+        " hidden unit and step; every bias element 1",
         "of every direction by the documented equations, 1 FLOP a primitive; bias 2 FLOPs per gate",
         f"onnx-tool weighs by instructions (an exponential is {EXP_MACS}); the products with W and R agree",
         _recurrent,
@@ -157,8 +157,7 @@ CONVENTIONS = (
 def explain(line: Line) -> str | None:
     """The convention that reproduces the other's number; ``None`` if there is none."""
     for convention in CONVENTIONS:
-        predicted = convention.predict(line)
-        if predicted is not None and abs(predicted - line.theirs) < 1:  # they truncate
+        if convention.predict(line) == line.theirs:
             return convention.name
     return None
 
