@@ -32,7 +32,7 @@ run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS=
 
 .PHONY: test
 test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
-	$(DEV) -m pytest -m 'not slow' $(ARGS)
+	$(DEV) -m pytest -m 'not slow and not torch' $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)

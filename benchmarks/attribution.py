@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 from benchmarks._report import Report, parser, summarize
 from monitor.config import Model
-from monitor.service.check import AUDIT_RUNS, Checker, Memory, spec_of
+from monitor.service.check import AUDIT_RUNS, Checker, Memory
+from monitor.service.identity import spec_of
 
 NODES = 2000
 ROUNDS = 5

@@ -225,7 +225,7 @@ def test_any_history_pairs_its_events(history: list[CheckResult]) -> None:
 
 
 def test_an_event_names_the_costliest_types_whole() -> None:
-    """Of many culprits a bounded number is told: those of the costliest op types, in their order; the rest is counted."""
+    """Of many culprits a bounded number is told: those of the costliest types, in their order; the rest is counted."""
     cheap = [msgspec.structs.replace(op(f"mul{number}", 0.004), op_type="Mul") for number in range(100)]
     convs = [
         msgspec.structs.replace(op(f"conv{number}", 0.03 if number else 0.0001), op_type="Conv") for number in range(18)

@@ -14,12 +14,11 @@ from tests.counters import document
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.torch
 
 
 def test_exported_modules_agree_with_torch(tmp_path: Path) -> None:
     """The products of each module are torch's to the last FLOP, and docs/counters.md says what comes on top."""
-    pytest.importorskip("torch", reason="run by `make test-torch`, which installs torch")
     from tests.counters import exported
 
     rows = exported.exports(tmp_path)
