@@ -56,7 +56,8 @@ format: .venv-dev/.done ## rewrite the sources as lint wants them, where a tool 
 
 .PHONY: bench
 bench: .venv/.done models ## every benchmark, each against its budget
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(RUN) "$$benchmark"; done
+	@status=0; for benchmark in benchmarks/[a-z]*.py; do \
+		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
 
 .PHONY: models
 models: .venv-dev/.done ## fetch the published models of the tests into the cache outside git
