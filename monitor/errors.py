@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from monitor.records import Failure
+    from monitor.records import Failure, RejectedSample
 
 EXIT_HEALTHY, EXIT_WORSE, EXIT_USAGE, EXIT_UNMEASURED = 0, 1, 2, 3
 
@@ -30,10 +30,14 @@ class UsageError(NpumonError):
 
 
 class MeasureError(NpumonError):
-    """A measurement could not be made; ``failure`` says why in a record that crosses the pipe."""
+    """A measurement could not be made; ``failure`` says why in a record that crosses the pipe.
+
+    ``rejected`` are the sample files that did not fit, where that is why.
+    """
 
     exit_code = EXIT_UNMEASURED
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, rejected: tuple[RejectedSample, ...] = ()) -> None:
         super().__init__(failure.detail + (f"; {failure.mend}" if failure.mend else ""))
         self.failure = failure
+        self.rejected = rejected

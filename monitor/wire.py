@@ -13,7 +13,16 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from monitor.records import Comparison, DeepReading, Failure, Profile, Replays, SessionFacts, Study
+from monitor.records import (
+    Comparison,
+    DeepReading,
+    Failure,
+    Profile,
+    RejectedSample,
+    Replays,
+    SessionFacts,
+    Study,
+)
 
 FRAME_LIMIT = 256 * 2**20
 HEADER = struct.Struct(">I")
@@ -127,9 +136,13 @@ class Compared(Struct, frozen=True, tag=True):
 
 
 class Failed(Struct, frozen=True, tag=True):
-    """The request could not be met; the probe is still usable unless it then closes the pipe."""
+    """The request could not be met; the probe is still usable unless it then closes the pipe.
+
+    ``rejected`` are the sample files that did not fit, where that is why.
+    """
 
     value: Failure
+    rejected: tuple[RejectedSample, ...] = ()
 
 
 Request = Open | Audit | Replay | MakeStudy | Deepen | Compare

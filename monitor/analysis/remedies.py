@@ -74,14 +74,16 @@ class Explainer:
         return NO_REASON, ESCALATE
 
     def _remedy(self, rejection: Rejection) -> str:
+        if self._free and rejection.kind == "dynamic_shape":
+            return self._free
+        if self._free:  # what it says of other ops can change then: fusions need shapes
+            return f"{self._free}; then audit again"
+        if rejection.op_type in ("If", "Loop", "Scan"):
+            return (
+                f"make what this {rejection.op_type} decides constant: bake the input that decides it "
+                "into the model as an initializer"
+            )
         if rejection.kind == "dynamic_shape":
-            if self._free:
-                return self._free
-            if rejection.op_type in ("If", "Loop", "Scan"):
-                return (
-                    f"make the {rejection.op_type}'s condition constant: bake the input that decides it "
-                    "into the model as an initializer"
-                )
             return "its shape depends on data: export the model so that shapes are constant, or split it here"
         return _by_kind(rejection.kind, rejection.op_type)
 
@@ -110,30 +112,44 @@ def _by_kind(kind: RejectionKind, op_type: str) -> str:
 
 
 def free_dimensions(inputs: tuple[Tensor, ...]) -> str | None:
-    """How to fix the dimensions that are still free in the session's signature; ``None`` if none is."""
+    """How to fix the dimensions that are still free in the session's signature; ``None`` if none is.
+
+    Names that an override can address are fixed by it. For others only a changed file helps, and onnxruntime's own tool
+    for that gives all dimensions of one name, such as ``?``, one size (measured); hence a line of Python.
+    """
     named: dict[str, None] = {}
-    files: list[str] = []
+    shapes: list[str] = []
+    unusable: list[str] = []
     for tensor in inputs:
         names = [d for d in tensor.shape if isinstance(d, str)]
-        unusable = [
+        axes = [
             axis
             for axis, d in enumerate(tensor.shape)
             if d is None or (isinstance(d, str) and (not _usable(d) or names.count(d) > 1))
         ]
         named.update(dict.fromkeys(d for d in names if _usable(d) and names.count(d) == 1))
-        if unusable:
-            shape = ",".join(str(d) if isinstance(d, int) else f"<size{axis}>" for axis, d in enumerate(tensor.shape))
-            axes = ", ".join(str(axis) for axis in unusable)
-            files.append(
-                f"input {tensor.name} has no usable name for dimension {axes}: fix the file with python -m "
-                f"onnxruntime.tools.make_dynamic_shape_fixed --input_name {tensor.name} --input_shape {shape} IN OUT"
-            )
+        if axes:
+            unusable.append(f"{', '.join(str(axis) for axis in axes)} of input {tensor.name}")
+            sizes = (str(d) if isinstance(d, int) else f"N{axis}" for axis, d in enumerate(tensor.shape))
+            shapes.append(f"{tensor.name!r}: [{', '.join(sizes)}]")
     parts = []
     if named:
         pairs = ", ".join(f'"{name}" = N' for name in named)
         flags = " ".join(f"--dim {name}=N" for name in named)
         parts.append(f"fix the free dimensions to the application's sizes: dims = {{ {pairs} }} (try: {flags})")
-    return "; ".join(parts + files) or None
+    if shapes:
+        parts.append(f"no usable name for dimension {'; '.join(unusable)}: fix the file itself: {_fix(shapes)}")
+    return "; ".join(parts) or None
+
+
+def _fix(shapes: list[str]) -> str:
+    """A command that gives the inputs of the model file IN these shapes, in a new file OUT."""
+    return (
+        "python -c \"import onnx; m = onnx.load('IN'); "
+        "i = {v.name: v.type.tensor_type.shape.dim for v in m.graph.input}; "
+        f"[setattr(d, 'dim_value', n) for k, s in {{{', '.join(shapes)}}}.items() for d, n in zip(i[k], s)]; "
+        "onnx.save(m, 'OUT')\""
+    )
 
 
 def _usable(name: str) -> bool:

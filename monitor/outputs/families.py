@@ -94,7 +94,11 @@ _ABOUT_THE_CHECK: tuple[tuple[str, str, Callable[[CheckResult], float | None]], 
         "Usable sample files; 0 while inputs are synthesized.",
         lambda result: result.samples.accepted if result.samples else None,
     ),
-    ("last_check_timestamp_seconds", "When the last check ended or failed.", lambda result: result.timestamp),
+    (
+        "last_check_timestamp_seconds",
+        "When the last check ended, whether it measured or not.",
+        lambda result: result.timestamp,
+    ),
     (
         "last_check_duration_seconds",
         "Wall time of the last check, set-up and replays included.",

@@ -166,7 +166,8 @@ def check_table(results: Sequence[CheckResult], colour: bool = False) -> str:
 def _headline(result: CheckResult, colour: bool) -> Iterator[str]:
     cause = f" ({result.cause})" if result.cause else ""
     yield clip(printable(result.model), 60) + "  " + painted(result.verdict, result.verdict, colour) + cause
-    yield from wrapped(result.reason, "")
+    if result.error is None:  # else it is told with what mends it
+        yield from wrapped(result.reason, "")
 
 
 def _failure(error: Failure, indent: str) -> Iterator[str]:
@@ -313,12 +314,12 @@ def painted(text: str, verdict: Verdict, colour: bool) -> str:
 
 
 def wrapped(text: str, label: str) -> list[str]:
-    """``text`` behind ``label``, at most four lines of it."""
+    """``text`` behind ``label``, at most eight lines of it: a command that is told can be copied whole."""
     return textwrap.wrap(
         printable(text),
         WIDTH,
         initial_indent=label,
         subsequent_indent=" " * len(label),
-        max_lines=4,
+        max_lines=8,
         placeholder=" …",
     )

@@ -59,7 +59,7 @@ class Probe:
 
                     return wire.Compared(compare.compare(request))
         except MeasureError as error:
-            return wire.Failed(error.failure)
+            return wire.Failed(error.failure, error.rejected)
         except Exception as error:
             return wire.Failed(Failure("internal", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 

@@ -157,10 +157,10 @@ def _sort_out(folder: Path, signature: Sequence[Tensor]) -> tuple[list[Path], tu
         else:
             bad.append(rejection)
     if not good:
-        why = f"none of its {len(files)} .npz files fits the model" if files else "it holds no .npz file"
+        why = f"no .npz file of {len(files)} fits the model" if files else "it holds no .npz file"
         if bad:
             why += f"; {bad[0].file}: {bad[0].detail}"
-        raise MeasureError(Failure("input_unusable", f"{folder}: {why}", mend))
+        raise MeasureError(Failure("input_unusable", f"{folder}: {why}", mend), tuple(bad))
     return good, tuple(bad)
 
 

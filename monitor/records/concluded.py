@@ -133,8 +133,8 @@ class Board(Struct, frozen=True):
 class CheckResult(Struct, frozen=True):
     """One check of one model: the single record that metrics, events, state, page and reports derive from.
 
-    ``timestamp`` is UTC seconds since the epoch, ``duration_seconds`` the wall time of the whole check. ``error`` is
-    set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is
+    ``timestamp`` is when it ended, in UTC seconds since the epoch, ``duration_seconds`` its whole wall time. ``error``
+    is set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is
     exceeded.
     """
 

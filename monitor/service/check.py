@@ -30,6 +30,8 @@ from monitor.records import (
     Latency,
     Placement,
     Profile,
+    RejectedSample,
+    Samples,
     SessionFacts,
     Study,
 )
@@ -120,16 +122,17 @@ class Checker:
 
     def check(self, replays: bool = True) -> CheckResult:
         """Check now. Without ``replays`` it is an audit only. Raises only ``ProbeClosed``, if closed meanwhile."""
-        timestamp, start = time.time(), time.monotonic()
+        start = time.monotonic()
         life: _Life | None = None
         latency: Latency | None = None
         failure: Failure | None = None
+        rejected: tuple[RejectedSample, ...] = ()
         try:
             life = self._alive()
             if replays:
                 latency = self._replay(life)
         except MeasureError as error:
-            failure = error.failure
+            failure, rejected = error.failure, error.rejected
             self._end()
         if not self.model.resident:
             self._end()
@@ -144,7 +147,7 @@ class Checker:
         facts = life.facts if life else None
         return CheckResult(
             model=self.model.name,
-            timestamp=timestamp,
+            timestamp=time.time(),
             duration_seconds=time.monotonic() - start,
             verdict=judged.verdict,
             reason=judged.reason,
@@ -152,7 +155,7 @@ class Checker:
             model_sha256=facts.model_sha256 if facts else None,
             placement=life.placement if life and failure is None else None,
             latency=latency,
-            samples=facts.samples if facts else None,
+            samples=facts.samples if facts else Samples("files", 0, rejected) if rejected else None,
             runtime=facts.runtime if facts else None,
             error=failure,
             breach=judged.breach,

@@ -71,6 +71,7 @@ class _Output:
         self.pipe = pipe
         self.ended = False
         self._tail = bytearray()
+        self._fresh = 0
 
     def take(self) -> int:
         """Read one chunk, if there is one; its length in bytes."""
@@ -78,6 +79,7 @@ class _Output:
         self.ended = chunk == b""
         self._tail += chunk or b""
         del self._tail[:-OUTPUT_KEPT]
+        self._fresh += len(chunk or b"")
         return len(chunk or b"")
 
     def take_rest(self) -> None:
@@ -86,14 +88,20 @@ class _Output:
         while left > 0 and (taken := self.take()):
             left -= taken
 
+    def answered(self) -> None:
+        """What was printed until now belongs to requests that were answered: no evidence of what comes."""
+        self.take_rest()
+        self._fresh = 0
+
     @property
     def text(self) -> str:
         return self._tail.decode(errors="replace")
 
     @property
     def last_line(self) -> str:
-        """The last line that says anything, without colours and control characters, in at most 300 characters."""
-        lines = (_COLOUR.sub("", line).strip() for line in reversed(self.text.splitlines()))
+        """The last line since the last answer that says anything, without colours, in at most 300 characters."""
+        fresh = self._tail[max(0, len(self._tail) - self._fresh) :].decode(errors="replace")
+        lines = (_COLOUR.sub("", line).strip() for line in reversed(fresh.splitlines()))
         return "".join(filter(str.isprintable, next(filter(None, lines), "")))[:300]
 
 
@@ -190,8 +198,9 @@ class ProbeHandle:
             if not isinstance(reply, (_ANSWERS[type(message)], wire.Failed)):
                 self._break("probe_protocol", f"the probe answered {_name(message)} with {_name(reply)}")
             self._failure = None
+            self._output.answered()
         if isinstance(reply, wire.Failed):
-            raise MeasureError(reply.value)
+            raise MeasureError(reply.value, reply.rejected)
         return reply.value
 
     def close(self, grace: float = 5.0) -> None:

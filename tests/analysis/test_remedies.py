@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
 import pytest
 
 from monitor.analysis.remedies import ESCALATE, NO_REASON, Explainer, free_dimensions
 from monitor.records import Fault, Rejection, RejectionKind, Tensor
+from tests import models
 from tests.analysis.evidence import facts, node, study
 
 FIXED = (Tensor("x", "tensor(float)", (1, 3)),)
@@ -92,7 +98,7 @@ def test_a_node_in_a_refused_control_node() -> None:
     explainer = Explainer(facts(rejections=(refused,), inputs=FIXED), study(inner, inner))
     reason, remedy = explainer.explain(("neg",), "Neg")
     assert reason == "inside Loop outer, which was refused: Loop is not supported"
-    assert remedy.startswith("replace Loop by ops that it supports, ")
+    assert remedy.startswith("make what this Loop decides constant: ")
 
 
 def test_named_free_dimensions() -> None:
@@ -108,25 +114,46 @@ def test_named_free_dimensions() -> None:
 @pytest.mark.parametrize(
     ("shape", "axes", "sizes"),
     [
-        ((None, 3, "?", "?"), "0, 2, 3", "<size0>,3,<size2>,<size3>"),
-        ((1, "?"), "1", "1,<size1>"),
-        ((1, None), "1", "1,<size1>"),
-        (("a", "a"), "0, 1", "<size0>,<size1>"),
+        ((None, 3, "?", "?"), "0, 2, 3", "[N0, 3, N2, N3]"),
+        ((1, "?"), "1", "[1, N1]"),
+        ((1, None), "1", "[1, N1]"),
+        (("a", "a"), "0, 1", "[N0, N1]"),
     ],
 )
 def test_dimensions_without_a_usable_name(shape: tuple[int | str | None, ...], axes: str, sizes: str) -> None:
     """Where an override cannot address a dimension the file has to change, and the command is given."""
-    assert free_dimensions((Tensor("x", "tensor(float)", shape),)) == (
-        f"input x has no usable name for dimension {axes}: fix the file with python -m "
-        f"onnxruntime.tools.make_dynamic_shape_fixed --input_name x --input_shape {sizes} IN OUT"
-    )
+    advice = free_dimensions((Tensor("x", "tensor(float)", shape),)) or ""
+    assert advice.startswith(f"no usable name for dimension {axes} of input x: fix the file itself: python -c ")
+    assert f"{{'x': {sizes}}}" in advice
+
+
+def test_the_command_that_fixes_a_file_works(tmp_path: Path) -> None:
+    """Run as it is told, with sizes put in, it gives every dimension its own, equal names notwithstanding."""
+    nodes = [onnx.helper.make_node("Add", ["x", "y"], ["z"], "add")]
+    inputs = [models.value("x", [None, 3, "?", "?"]), models.value("y", ["?"])]
+    models.saved(models.model(models.graph(nodes, inputs, [models.value("z", None)])), tmp_path, "in.onnx")
+    signature = (Tensor("x", "tensor(float)", (None, 3, "?", "?")), Tensor("y", "tensor(float)", ("?",)))
+    command = (free_dimensions(signature) or "").partition("fix the file itself: ")[2]
+    for placeholder, size in (
+        ("IN", "in.onnx"),
+        ("OUT", "out.onnx"),
+        ("N0]", "192]"),
+        ("N0", "1"),
+        ("N2", "48"),
+        ("N3", "192"),
+    ):
+        command = command.replace(placeholder, size)
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)
+    fixed = onnx.load(str(tmp_path / "out.onnx")).graph.input
+    sizes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in fixed]
+    assert sizes == [[1, 3, 48, 192], [192]]
 
 
 def test_a_signature_with_both_kinds() -> None:
     """Named and unnamed dimensions each get their own advice."""
     advice = free_dimensions((Tensor("x", "tensor(float)", ("batch", None)),)) or ""
     assert '"batch" = N' in advice
-    assert "make_dynamic_shape_fixed --input_name x" in advice
+    assert "{'x': [N0, N1]}" in advice
 
 
 def test_a_fixed_signature_has_nothing_to_fix() -> None:
@@ -134,4 +161,4 @@ def test_a_fixed_signature_has_nothing_to_fix() -> None:
     assert free_dimensions(FIXED) is None
     assert explained("conv", SHAPE)[1].startswith("its shape depends on data: ")
     _, remedy = explained("choice", Rejection("choice", "If", "Cannot get shape", "dynamic_shape"), op_type="If")
-    assert remedy.startswith("make the If's condition constant: ")
+    assert remedy.startswith("make what this If decides constant: ")

@@ -48,8 +48,7 @@ BAD = {
     "no_folder": ("input_unusable", "{}/nowhere: No such file or directory", SAMPLES),
     "all_bad": (
         "input_unusable",
-        "{}/all_bad: none of its 1 .npz files fits the model; "
-        "dtype.npz: image is float64, the model takes tensor(float)",
+        "{}/all_bad: no .npz file of 1 fits the model; dtype.npz: image is float64, the model takes tensor(float)",
         SAMPLES,
     ),
     "soc_0": ("session_failed", "", "try another soc_model or fix the model; the message is the runtime's own"),

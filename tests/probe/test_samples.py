@@ -88,7 +88,7 @@ def test_a_zip_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest
     np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((1, 3, 2**20), np.float32), scale=np.array(1))
     assert (tmp_path / "bomb.npz").stat().st_size < 2**16
     assert failure_of(tmp_path).detail == (
-        f"{tmp_path}: none of its 1 .npz files fits the model; bomb.npz: more than 1 MiB uncompressed"
+        f"{tmp_path}: no .npz file of 1 fits the model; bomb.npz: more than 1 MiB uncompressed"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_folder_in_which_nothing_fits(tmp_path: Path) -> None:
     """The first misfit is told, since it is most likely everybody's."""
     for name in ("a", "b"):
         np.savez(tmp_path / f"{name}.npz", image=GOOD["image"])
-    detail = f"{tmp_path}: none of its 2 .npz files fits the model; a.npz: lacks scale"
+    detail = f"{tmp_path}: no .npz file of 2 fits the model; a.npz: lacks scale"
     assert failure_of(tmp_path) == Failure("input_unusable", detail, MEND)
 
 
