@@ -12,15 +12,18 @@ A prototype of this method left 0.0000 % unattributed on 108 sessions of 34 publ
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+from monitor.analysis.flops import kind
 from monitor.records import Node, Placed, Processor, Study
 
+CONTEXT = "EPContext"
 Fate = Literal["placed", "folded", "eliminated", "unattributed"]
 
 _TOKEN = re.compile(r"_token_\d+$")
+_MAPPED = re.compile(r"^(?:_inlfunc_SequenceMap_)+")
 _INLINED = re.compile(r"^(?:_if_(?:then|else)_branch(?:_token_\d+)?_)+")
 
 
@@ -37,8 +40,8 @@ class Cover(NamedTuple):
 
 
 def strip_token(name: str) -> str:
-    """A placed name without the layout transformer's suffix."""
-    return _TOKEN.sub("", name)
+    """A placed name without the layout transformer's suffix and the prefix of a SequenceMap's expanded body."""
+    return _TOKEN.sub("", _MAPPED.sub("", name))
 
 
 def control_of(scope: str) -> str:
@@ -81,6 +84,90 @@ class _Join:
             for value in dict.fromkeys(node.inputs):
                 self.consumers[value].append(node)
             self._link_bodies(node)
+        self.compiled = any(node.op_type == CONTEXT for node in study.partitioned)
+        self.leftovers: dict[int, Node] = {}  # of a precompiled model, by the id of the node that they are
+        self.doubtful: set[str] = set()  # op types of leftovers that might be any of several nodes
+        self.outside: set[Processor] = set()  # where it ran its leftovers: the provider takes contexts only
+        self.rest: set[Processor] = set()  # where a precompiled model ran what is no leftover
+        if self.compiled:
+            self._match_leftovers(study)
+        self.found = {id(left) for left in self.leftovers.values()}
+
+    def _match_leftovers(self, study: Study) -> None:
+        """Find the source's node for each node that the compiler left outside of the contexts.
+
+        The compiler saves the graph after the layout transformer has been there: a value between a leftover and a
+        context may have another name than in the source, so that a node's own name, or its being the only one of its
+        op, has to do.
+        """
+        self.rest = set().union(*(found for (_, op_type), found in self.placed.items() if op_type == CONTEXT))
+        makers = {value: node for node in study.nodes for value in node.outputs if value and not node.scope}
+        names = {(node.name, node.op_type): node for node in study.nodes if not node.scope}
+        alike: dict[tuple[str, str], list[Node]] = defaultdict(list)
+        for node in study.nodes:
+            alike[node.scope, node.op_type].append(node)
+        peers: dict[tuple[str, str], list[Node]] = defaultdict(list)
+        controls: dict[str, str] = {}  # a leftover control node's name -> the source's
+        places: Counter[str] = Counter()
+        self.outside = set().union(*(found for (_, op_type), found in self.placed.items() if op_type != CONTEXT))
+        lost: list[Node] = []
+        for node in study.partitioned:
+            peers[node.scope, node.op_type].append(node)
+        for left in study.partitioned:
+            made_up = left.name == f"{left.op_type}_{places[left.scope]}"  # by the named copy, which counts nodes
+            places[left.scope] += 1
+            if left.op_type == CONTEXT:
+                continue
+            if left.scope:  # a body stays as it was, but for names: the n-th of an op is the n-th
+                scope = f"{controls.get(control_of(left.scope))}/{left.scope.rpartition('/')[2]}"
+                here, there = peers[left.scope, left.op_type], alike[scope, left.op_type]
+                made = there[here.index(left)] if len(here) == len(there) else None
+            else:
+                made = next((makers[value] for value in left.outputs if value in makers), None)
+                if made is None and not made_up:
+                    made = names.get((strip_token(left.name), left.op_type))
+            if made is None:
+                lost.append(left)
+            elif made.op_type == left.op_type:
+                self.leftovers[id(made)] = left
+                controls[left.name] = made.name
+        for op_type, count in Counter(node.op_type for node in lost).items():
+            if kind(op_type) != "arithmetic":
+                continue
+            same = [node for node in study.nodes if node.op_type == op_type and id(node) not in self.leftovers]
+            if len(same) == count:
+                lefts = (node for node in lost if node.op_type == op_type)
+                self.leftovers.update((id(node), left) for node, left in zip(same, lefts, strict=True))
+            elif same:
+                self.doubtful.add(op_type)
+            else:  # a fusion under a name of its own: anything may be in it
+                self.rest = set()
+
+    def _left(self, left: Node) -> Cover:
+        """A leftover; the session may have fused it with others when it loaded the compiled model."""
+        fused = tuple(name for name, _ in self.placed if name.startswith(f"{left.name}/"))
+        return self._decided(self._processors(left) or self.outside, (left.name, *fused))
+
+    def _compiled(self, node: Node) -> Cover:
+        """Where a node of a precompiled model's source ran: as a leftover, in one, or in a context."""
+        left = self.leftovers.get(id(node))
+        if left is not None:
+            return self._left(left)
+        if node.op_type in self.doubtful:
+            return _UNATTRIBUTED
+        frontier, seen = list(self._aliases(node.outputs)), set[str]()
+        while frontier:
+            value = frontier.pop()
+            if not value or value in seen:
+                continue
+            seen.add(value)
+            producer = self.producers.get(value)
+            if producer is None:
+                readers = [reader for reader in self.consumers.get(value, ()) if id(reader) not in self.leftovers]
+                frontier += [v for reader in readers for v in self._aliases(reader.outputs)]
+            elif producer.op_type != CONTEXT and id(producer) not in self.found:
+                return self._left(producer)
+        return self._decided(self._inherited(node.scope) or self.rest, ())
 
     def _link_bodies(self, node: Node) -> None:
         # An If's bodies give its outputs one to one; a Loop's body gives its condition first. Only an inlined body
@@ -92,6 +179,8 @@ class _Join:
                 self.leaves[inner].append(outer)
 
     def find(self, node: Node) -> Cover:
+        if self.compiled:
+            return self._compiled(node)
         own = self.placed.get((node.name, node.op_type))
         if own:
             return self._decided(own, (node.name,))

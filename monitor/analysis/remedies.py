@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import re
 
-from monitor.analysis.cover import control_of, strip_token
+from monitor.analysis.cover import CONTEXT, control_of, strip_token
 from monitor.records import Rejection, RejectionKind, SessionFacts, Study, Tensor
 
 NO_REASON = "the execution provider gave no reason"
+COMPILED = "it was left out of the context when the model was compiled"
+RECOMPILE = (
+    "audit the model that the context was compiled from for the provider's reason, and compile again; "
+    "ModelCompiler compiles at ORT_DISABLE_ALL unless told otherwise: try ORT_ENABLE_BASIC"
+)
 _WHOLE_SESSION = ("not_on_hardware", "accelerator_unavailable", "context_mismatch")
 # What the operator's own ONNX function body, or its definition, is made of.
 INSTEAD = {
@@ -51,6 +56,7 @@ class Explainer:
             else:
                 self._nameless.setdefault(rejection.op_type, rejection)
         self._fault = next((f for f in facts.faults if f.kind in _WHOLE_SESSION), None)
+        self._compiled = any(placed.op_type == CONTEXT for placed in facts.placement)
         self._free = free_dimensions(facts.inputs)
         self._scopes = {node.name: node.scope for node in study.nodes} if study else {}
 
@@ -71,7 +77,7 @@ class Explainer:
                 reason = f"inside {outer.op_type} {control}, which was refused: {outer.reason}"
                 return reason, self._remedy(outer)
             scope = self._scopes.get(control, "")
-        return NO_REASON, ESCALATE
+        return (COMPILED, RECOMPILE) if self._compiled else (NO_REASON, ESCALATE)
 
     def _remedy(self, rejection: Rejection) -> str:
         if self._free and rejection.kind == "dynamic_shape":

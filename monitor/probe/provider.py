@@ -140,6 +140,10 @@ class Provider:
         """The provider's own profile, to be written into ``folder``; ``None`` if npumon knows of none."""
         return None
 
+    def context_mend(self, error: str) -> str:
+        """What mends a precompiled model that does not load, although nothing about it is foreign."""
+        return "compile the context again on this board's SDK; its binary may be cut"
+
     def ignored_options(self, configured: Mapping[str, str]) -> list[Fault]:
         """Options whose name does not occur in the provider's library: nothing can ever read them.
 

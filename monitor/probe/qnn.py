@@ -38,7 +38,11 @@ _KINDS: tuple[tuple[RejectionKind, str], ...] = (
     ("dynamic_shape", r"cannot get shape|dynamic shape|failed to get \w+ shape"),
     ("by_design", r"configured to not take"),
     ("op_missing", r"operators of type .* are not supported|missing opbuilder"),
-    ("not_constant", r"must be (a constant|(an? )?initializer|constant)|dynamic \w+ input|needs \w+ as a param"),
+    (
+        "not_constant",
+        r"must be (a constant|(an? )?initializer|constant)|dynamic \w+ input|needs \w+ as a param"
+        r"|produced outside the .* partition",
+    ),
     ("dtype", r"data ?type|type not supported|unsupported type"),
     ("rank", r"\brank\b|only supports? \dD|must have shape"),
     ("attribute", r"only supports?|unsupported equation|not supported yet|doesn't support|does not support"),
@@ -119,6 +123,15 @@ class Qnn(Provider):
     def deep(self, folder: Path) -> _Profile:
         """QNN's detailed profile, with the ONNX source of each op."""
         return _Profile(folder)
+
+    def context_mend(self, error: str) -> str:
+        """Loading at a higher level than compiling can fold an input of the context away."""
+        if "count of graph inputs" in error:
+            folded = (
+                'loading folds an input of the context away: set session graph_optimization_level = "ORT_DISABLE_ALL"'
+            )
+            return f"{folded}, or compile at ORT_ENABLE_BASIC"
+        return super().context_mend(error)
 
     def read_log(self, lines: Iterable[LogLine]) -> LogReading:
         """Each refused node once (the provider validates in two passes), faults classified, the SDK's version."""

@@ -216,7 +216,7 @@ def _not_created(
     context = next((fault for fault in (*foreign, *read) if fault.kind.startswith("context")), None)
     if context is not None or model.contexts():
         said = f"{detail}: {context.message}" if context else detail
-        mend = context.mend if context else "recompile the context on this board's SDK; its binary may be cut"
+        mend = context.mend if context else provider.context_mend(detail)
         return Failure("session_failed", said, mend, "context_mismatch")
     if type(error).__name__ in ("InvalidProtobuf", "NoModel", "InvalidGraph"):
         return Failure("model_invalid", detail, "copy the model to the board again and compare its checksum")

@@ -32,7 +32,9 @@ from monitor.records import Execution, Failure, Node, Shape, Study
 from monitor.wire import Spec
 
 # The runtime calls expanded nodes Mul_5 and the like in its profile, as exporters call theirs; nobody writes these.
-_MARKED = re.compile(r"npumon:(?:node|output|input(?P<index>\d+)):(?P<node>.*)", re.DOTALL)
+_MARKED = re.compile(r"(?:_inlfunc_SequenceMap_)*npumon:(?:node|output|input(?P<index>\d+)):(?P<node>.*)", re.DOTALL)
+# A SequenceMap becomes a Loop around its body's nodes, which get this before their names.
+_MAPPED = re.compile(r"(?:_inlfunc_SequenceMap_)+")
 BUDGET = 5.0  # seconds after which no further sample is run
 _BASIC = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 _NONE = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -232,7 +234,7 @@ def _executions(nodes: tuple[Node, ...], events: Iterable[TraceEvent]) -> tuple[
     index = {node.name: position for position, node in enumerate(nodes)}
     counts: Counter[tuple[int, Any, Any]] = Counter()
     for event in events:
-        position = index.get(event.node)
+        position = index.get(event.node, index.get(_MAPPED.sub("", event.node)))
         if position is not None:
             counts[position, event.inputs(), event.outputs()] += 1
     return tuple(Execution(node, inputs, outputs, count) for (node, inputs, outputs), count in counts.items())

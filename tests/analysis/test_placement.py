@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from monitor.analysis.placement import edge_nodes
 from monitor.analysis.placement import placement as conclude
+from monitor.analysis.remedies import NO_REASON
 from monitor.analysis.verdict import judge
 from monitor.config import Gate
 from monitor.probe import demo_model
@@ -65,6 +66,7 @@ def test_the_books_balance_for_every_published_model(name: str, dims: tuple[tupl
     assert found.total_flops
     assert not [note for note in found.notes if note.startswith("self-check")]
     assert all(op.reason and op.remedy for op in found.ops)
+    assert not [op for op in found.ops if op.flops_ratio and op.reason == NO_REASON]
     assert found.npu_time_ratio is not None
     assert 0 <= found.npu_time_ratio <= 1
 

@@ -83,6 +83,14 @@ def test_an_audit_that_measures_nothing_is_a_document_too(tmp_path: Path) -> Non
     assert not document.keys() & FIGURES
 
 
+def test_a_session_that_is_refused_is_one_line(selu: Path) -> None:
+    """A model that this SoC's backend cannot finalize gives its one-line cause and exit code 3, no traceback."""
+    done = npumon("audit", selu, "-o", "soc_model=0")
+    assert done.code == 3
+    assert done.err.count("\n") == 1
+    assert "Failed to finalize QNN graph" in done.err
+
+
 def test_check_of_a_model_that_is_not_configured(tmp_path: Path, good: Path) -> None:
     """The names that there are stand in the line; exit code 2."""
     config = write_config(tmp_path, {"one": {"path": good}, "two": {"path": good}})

@@ -123,6 +123,14 @@ def test_the_demo_model_joins(tmp_path: Path) -> None:
     assert sum(op.cycles for op in found.ops) == found.total_cycles
 
 
+def test_the_model_with_a_selu_joins(tmp_path: Path) -> None:
+    """At least 95 % of the cycles of the other quantized model are its ops too."""
+    found = joined(built.saved(built.selu_qdq(), tmp_path), runs=9)
+    assert found.joined_ratio is not None
+    assert found.joined_ratio >= 0.95
+    assert found.unjoined_ratio == 0
+
+
 def test_the_simulator_reports_neither_rpc_nor_waiting(tmp_path: Path) -> None:
     """What does not exist is absent; the accelerator's time and the host's make up the inference."""
     found = joined(built.saved(built.selu_qdq(), tmp_path))

@@ -182,3 +182,17 @@ def test_the_study_names_what_it_stands_for(tmp_path: Path) -> None:
     assert len(study.model_sha256) == 64
     assert study.onnxruntime == ort.__version__
     assert (study.samples, study.assumed, study.notes) == ("synthetic", {}, ())
+
+
+def test_a_sequence_maps_body_is_counted_for_each_element(tmp_path: Path) -> None:
+    """The runtime makes a Loop of it, whose body's nodes get another name; they are still the model's."""
+    tanh = helper.make_node("Tanh", ["e"], ["t"], "tanh")
+    body = models.graph([tanh], [models.value("e", None)], [models.value("t", None)])
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "x", "x"], ["q"], "make"),
+        helper.make_node("SequenceMap", ["q"], ["m"], "map", body=body),
+        helper.make_node("ConcatFromSequence", ["m"], ["y"], "join", axis=0),
+    ]
+    main = models.graph(nodes, [models.value("x", [2, 4])], [models.value("y", [6, 4])])
+    ran = executed(studied(models.model(main, opset=18), tmp_path))["tanh"]
+    assert (ran.count, ran.outputs) == (3, ((2, 4),))
