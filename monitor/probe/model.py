@@ -46,12 +46,8 @@ class Model:
         return self.proto.SerializeToString() if self.renamed else str(self.path)
 
     @cached_property
-    def external(self) -> dict[str, mmap.mmap]:
-        """The files that hold the named copy's weights, mapped, by the location that the model gives.
-
-        The runtime finds them by itself when it loads a path, but not when it loads bytes: it then refuses symbolic
-        links out of the folder, as model hubs' caches have. Raises :class:`MeasureError` (``model_missing``).
-        """
+    def external(self) -> tuple[str, ...]:
+        """Locations of the files that hold the weights, as the model gives them, relative to its folder."""
         locations = {
             entry.value
             for tensor in _all_tensors(self.proto.graph)
@@ -59,16 +55,27 @@ class Model:
             for entry in tensor.external_data
             if entry.key == "location"
         }
-        files = {}
-        for location in sorted(locations):
+        return tuple(sorted(locations))
+
+    @property
+    def self_contained(self) -> bool:
+        """Whether all those files really lie below the model's folder, where the runtime may follow links."""
+        folder = self.path.parent.resolve()
+        return all((self.path.parent / location).resolve().is_relative_to(folder) for location in self.external)
+
+    @cached_property
+    def mapped(self) -> tuple[mmap.mmap, ...]:
+        """The contents of the ``external`` files. Raises :class:`MeasureError` (``model_missing``)."""
+        maps = []
+        for location in self.external:
             path = self.path.parent / location
             try:
                 with path.open("rb") as file:
-                    files[location] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             except (OSError, ValueError) as error:
                 detail = f"{path}: the model's external data cannot be read: {getattr(error, 'strerror', '') or error}"
                 raise MeasureError(Failure("model_missing", detail, "deploy it beside the model")) from error
-        return files
+        return tuple(maps)
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes of all scopes, bodies after the control node that holds them."""

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import ModelProto, helper
@@ -128,6 +129,51 @@ def test_external_data_is_found_beside_the_model(tmp_path: Path) -> None:
     """A model that has to be renamed still finds its weights."""
     study = studies.make(spec(models.external(tmp_path)), 1)
     assert study.runs[0][0].inputs == ((1, 64), (64, 64))
+
+
+def test_external_data_behind_links_is_found(tmp_path: Path) -> None:
+    """As in a model hub's cache: model and weights are links to blobs with hashes for names, in another folder."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    real = models.external(tmp_path / "blobs")
+    real.rename(tmp_path / "blobs" / "5f3a")
+    (tmp_path / "blobs" / "weights.bin").rename(tmp_path / "blobs" / "9c1b")
+    (tmp_path / "snapshot" / "external.onnx").symlink_to("../blobs/5f3a")
+    (tmp_path / "snapshot" / "weights.bin").symlink_to("../blobs/9c1b")
+    study = studies.make(spec(tmp_path / "snapshot" / "external.onnx"), 1)
+    assert study.runs[0][0].inputs == ((1, 64), (64, 64))
+
+
+def test_external_data_that_is_missing_is_named(tmp_path: Path) -> None:
+    """The file that was not deployed is told, not the runtime's words about a tensor."""
+    path = models.external(tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(MeasureError) as caught:
+        studies.make(spec(path), 1)
+    assert caught.value.failure == Failure(
+        "model_missing",
+        f"{tmp_path}/weights.bin: the model's external data cannot be read: No such file or directory",
+        "deploy it beside the model",
+    )
+
+
+@pytest.mark.slow
+def test_a_model_above_two_gigabytes(tmp_path: Path) -> None:
+    """A table of 2.3 GiB, unnamed nodes and all, is studied like any other model; the file is sparse."""
+    rows, columns = 300_000, 2_048
+    table = onnx.TensorProto(
+        name="table", data_type=onnx.TensorProto.FLOAT, dims=[rows, columns], data_location=onnx.TensorProto.EXTERNAL
+    )
+    for key, text in (("location", "table.bin"), ("offset", "0"), ("length", str(rows * columns * 4))):
+        table.external_data.add(key=key, value=text)
+    with (tmp_path / "table.bin").open("wb") as file:
+        file.truncate(rows * columns * 4)
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["e"]), helper.make_node("MatMul", ["e", "w"], ["y"])]
+    ends = [models.value("ids", [4], onnx.TensorProto.INT64)], [models.value("y", [4, 8])]
+    graph = models.graph(nodes, *ends, {"w": models.floats(columns, 8)})
+    graph.initializer.append(table)
+    study = studies.make(spec(models.saved(models.model(graph), tmp_path)), 1)
+    assert [execution.inputs for execution in study.runs[0]] == [((rows, columns), (4,)), ((4, columns), (columns, 8))]
 
 
 def test_free_dimensions_of_synthesized_inputs_are_said(tmp_path: Path) -> None:
