@@ -43,7 +43,6 @@ class LogReading(NamedTuple):
 class Context(NamedTuple):
     """One precompiled context (``EPContext`` node): its string attributes, and the model's metadata."""
 
-    node: str
     attributes: Mapping[str, str]
     metadata: Mapping[str, str]
 

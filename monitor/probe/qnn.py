@@ -104,7 +104,7 @@ class Qnn(Provider):
                 faults.append(
                     Fault(
                         "context_foreign",
-                        f"the context {context.node} was made by SDK {made}, this runtime has {installed}",
+                        f"the context was made by SDK {made}, this runtime has {installed}",
                         f"recompile the context with SDK {installed}, or pin the package that has SDK {made}",
                     )
                 )
@@ -114,7 +114,7 @@ class Qnn(Provider):
                 faults.append(
                     Fault(
                         "context_foreign",
-                        f"the context {context.node} was made for soc_model {soc}, this session has {wanted}",
+                        f"the context was made for soc_model {soc}, this session has {wanted}",
                         f"recompile the context for soc_model {wanted}, or deploy the one made for this SoC",
                     )
                 )

@@ -124,7 +124,6 @@ def contexts_of(model: Model) -> list[Context]:
     metadata = {entry.key: entry.value for entry in model.proto.metadata_props}
     return [
         Context(
-            node.name,
             {a.name: a.s.decode("utf-8", "replace") for a in node.attribute if a.s and a.name != "ep_cache_context"},
             metadata,
         )
