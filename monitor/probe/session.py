@@ -1,8 +1,11 @@
 """Makes the onnxruntime session as the application makes it, and records where its nodes were placed.
 
 Everything the application could set goes through verbatim: EP options, SessionOptions attributes, session config
-entries, free dimension overrides. What npumon adds: recording of placement, a verbose log while the session is
-created (a verbose session whose runs are quiet is within 1 % of a quiet one, measured), and no silent fallback.
+entries, free dimension overrides. What npumon adds: recording of placement, a verbose log, and no silent fallback.
+
+The provider gives its reasons only to a verbose session, and the level cannot be lowered afterwards. Runs are quiet but
+for the provider's own lines about each tensor at a partition's edge, some 4 us each: nothing on most models, 0.2 ms on
+swift-f0's partition of 17 tensors (measured with onnxruntime-qnn 2.7 on x86-64).
 """
 
 from __future__ import annotations
