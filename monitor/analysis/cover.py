@@ -211,7 +211,8 @@ class _Join:
             for consumer in self.consumers.get(value, ()):
                 known = [v for v in self._aliases(consumer.outputs) if v in self.producers]
                 if known:
-                    if self.producers[known[0]].op_type == consumer.op_type:
+                    lives = (consumer.name, consumer.op_type) in self.placed  # where the CPU's graph expanded it
+                    if lives or self.producers[known[0]].op_type == consumer.op_type:
                         rerouted = True  # the consumer lives on and now reads another value
                     else:
                         fused += known

@@ -96,6 +96,11 @@ TARGETS = pytest.mark.parametrize("options", [SIMULATOR, CPU_ONLY], ids=["simula
 RELAXED = list(HealthCheck)  # an example starts two processes
 
 
+def test_a_dropped_product_before_an_op_that_was_taken_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The CPU's graph expands the HardSwish behind it, the accelerator does not: it is dropped, not lost."""
+    audit_random_graph(tmp_path_factory, SIMULATOR, 752846233, 7)
+
+
 @TARGETS
 @settings(max_examples=5, suppress_health_check=RELAXED, database=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(2, 14))
