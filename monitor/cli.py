@@ -12,24 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from monitor import __version__, arguments
-from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_USAGE, EXIT_WORSE, NpumonError
+from monitor import __version__, arguments, recall
+from monitor.console import CONFIG_OPTION, JSON_OPTION, chosen, colour, fail, guard, load, print_json
+from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_WORSE
 
 if TYPE_CHECKING:
     from monitor.config import Config, Model
     from monitor.records import CheckResult, Forecast
     from monitor.service.report import Drawing
-
-_Result = TypeVar("_Result")
-
-CONFIG_OPTION = click.option(
-    "-c", "--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
-)
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 EXIT_INTERRUPTED = 130  # as shells have it for SIGINT
 
@@ -48,6 +42,7 @@ def npumon() -> None:
     Where do this model's ops run?    npumon audit model.onnx -o soc_model=60
     Check what a board runs:          npumon check -c /etc/npumon/npumon.toml
     Watch it for good:                npumon run -c /etc/npumon/npumon.toml
+    What has happened since then?     npumon events -c /etc/npumon/npumon.toml
     """  # noqa: D301 - click wants the backspace character itself
 
 
@@ -58,7 +53,7 @@ def run(file: Path) -> None:
 
     Ends with 0 on SIGTERM or SIGINT, with 2 on a bad configuration.
     """
-    _serve(_load(file))
+    _serve(load(file))
 
 
 @npumon.command(epilog=EXIT_CODES)
@@ -69,16 +64,13 @@ def check(file: Path, only: str | None, as_json: bool) -> None:
     """Check each model of a configuration once, in full: audit, replays, verdict."""
     from monitor.outputs import text
 
-    config = _load(file)
-    models = [model for model in config.models if only in (None, model.name)]
-    if not models:
-        names = ", ".join(model.name for model in config.models)
-        _fail(f"{file}: --model {only}: no model has this name; there are {names}")
+    config = load(file)
+    models = guard(lambda: chosen(config, file, only))
     results = _check(config.provider, models, replays=True)
     if as_json:
-        _print_json([text.check_document(result) for result in results])
+        print_json([text.check_document(result) for result in results])
     else:
-        click.echo(text.check_table(results, _colour()))
+        click.echo(text.check_table(results, colour()))
     sys.exit(_exit_code(results))
 
 
@@ -93,15 +85,15 @@ def audit(provider: str, html: Path | None, deep: bool, as_json: bool, **descrip
     """Show where each op of MODEL ran and why: NPU share by FLOPs, time and nodes, the worst ops, what to do."""
     from monitor.outputs import text
 
-    subject = _guard(lambda: arguments.subject(**description))
+    subject = guard(lambda: arguments.subject(**description))
     drawing = _drawing(html)
     (result,) = _check(provider, [subject], replays=False, deep=deep, drawing=drawing)
     if drawing is not None:
-        _guard(partial(drawing.write, result))
+        guard(partial(drawing.write, result))
     if as_json:
-        _print_json(text.audit_document(result))
+        print_json(text.audit_document(result))
     else:
-        click.echo(text.audit_table(result, _colour()))
+        click.echo(text.audit_table(result, colour()))
     sys.exit(_exit_code([result]))
 
 
@@ -118,14 +110,14 @@ def preflight(socs: str, provider: str, as_json: bool, **description: Any) -> No
     from monitor.outputs import preflight as matrix
     from monitor.service.preflight import preflight
 
-    subject = _guard(lambda: arguments.subject(**description))
-    names = _guard(lambda: arguments.listed("--soc", socs))
+    subject = guard(lambda: arguments.subject(**description))
+    names = guard(lambda: arguments.listed("--soc", socs))
     with _progress(len(names) + 1) as step:
-        result = _guard(lambda: preflight(subject, provider, names, partial(step, subject.name)))
+        result = guard(lambda: preflight(subject, provider, names, partial(step, subject.name)))
     if as_json:
-        _print_json(matrix.document(result))
+        print_json(matrix.document(result))
     else:
-        click.echo(matrix.table(result, _colour()))
+        click.echo(matrix.table(result, colour()))
     sys.exit(_exit_code(result.forecasts))
 
 
@@ -139,9 +131,9 @@ def study(out: Path, **description: Any) -> None:
     """
     from monitor.service.offboard import make_study
 
-    subject = _guard(lambda: arguments.subject(**description))
+    subject = guard(lambda: arguments.subject(**description))
     with _progress(1) as step:
-        made = _guard(lambda: make_study(subject, out, partial(step, subject.name)))
+        made = guard(lambda: make_study(subject, out, partial(step, subject.name)))
     nodes = f"{len(made.nodes)} node{'s' * (len(made.nodes) != 1)}"
     inputs = "synthetic inputs" if made.samples == "synthetic" else "files as inputs"
     click.echo(f"{out}: {nodes}, {inputs}, onnxruntime {made.onnxruntime}")
@@ -153,7 +145,7 @@ def study(out: Path, **description: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def check_config(file: Path) -> None:
     """Validate a configuration FILE; a mistake is named by line and key. Exit codes: 0 valid, 2 not."""
-    config = _load(file)
+    config = load(file)
     click.echo(f"{file}: valid, {len(config.models)} model{'s' * (len(config.models) != 1)}")
 
 
@@ -165,7 +157,7 @@ def demo(listen: str, interval: str) -> None:
     from monitor.service.demo import prepare
 
     with tempfile.TemporaryDirectory(prefix="npumon-demo-") as folder:
-        config = _guard(lambda: prepare(Path(folder), listen, interval))
+        config = guard(lambda: prepare(Path(folder), listen, interval))
         click.echo(
             "npumon demo: this is a SIMULATOR of the Hexagon NPU. Where ops are placed is real and predicts a board;\n"
             "latencies mean nothing.\n"
@@ -185,6 +177,10 @@ def demo(listen: str, interval: str) -> None:
         _serve(config, announce)
 
 
+for _command in (recall.events, recall.explain, recall.baseline):
+    npumon.add_command(_command)
+
+
 def main() -> None:
     """Entry point: whatever goes wrong is one line on stderr, and an exit code that is never mistaken for a verdict."""
     try:
@@ -195,14 +191,14 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "npumon"
-        _fail(f"{command}: {_one_line(error.format_message())}; see {command} --help", error.exit_code)
+        fail(f"{command}: {_one_line(error.format_message())}; see {command} --help", error.exit_code)
     except click.Abort:
-        _fail("npumon: interrupted", EXIT_INTERRUPTED)
+        fail("npumon: interrupted", EXIT_INTERRUPTED)
     except OSError as error:
         where = error.filename or "the output"
-        _fail(f"npumon: {where}: {error.strerror}; make it writable or free space there", EXIT_UNMEASURED)
+        fail(f"npumon: {where}: {error.strerror}; make it writable or free space there", EXIT_UNMEASURED)
     except Exception as error:
-        _fail(f"npumon: {_defect(error)}", EXIT_UNMEASURED)
+        fail(f"npumon: {_defect(error)}", EXIT_UNMEASURED)
     finally:
         # What stdout still holds of a failed write would fail again, with another exit code, when the interpreter ends.
         try:
@@ -219,32 +215,14 @@ def _serve(config: Config, announce: Callable[[str], None] = lambda address: Non
     from monitor.service.daemon import Daemon
 
     log.configure(sys.stdout)
-    _guard(lambda: Daemon(config, announce).run())
-
-
-def _load(file: Path) -> Config:
-    from monitor.config import load
-
-    return _guard(lambda: load(file))
-
-
-def _guard(call: Callable[[], _Result]) -> _Result:
-    """``call()``, with npumon's errors as one line on stderr and their exit code."""
-    try:
-        return call()
-    except NpumonError as error:
-        _fail(str(error), error.exit_code)
-
-
-def _fail(message: str, code: int = EXIT_USAGE) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(code)
+    guard(lambda: Daemon(config, announce).run())
 
 
 def _check(
     provider: str, models: list[Model], replays: bool, deep: bool = False, drawing: Drawing | None = None
 ) -> list[CheckResult]:
-    from monitor.service.check import Checker, Memory
+    from monitor.service.check import Checker, check_once
+    from monitor.service.studies import Memory
 
     studies, results = Memory(), []
     with _progress(len(models) * (3 + replays + deep)) as step:
@@ -252,7 +230,7 @@ def _check(
             observe = drawing.observe if drawing is not None else None
             checker = Checker(model, provider, float("inf"), studies, partial(step, model.name), observe)
             try:
-                result = checker.check(replays)
+                result = check_once(checker, replays)
                 results.append(checker.deepen(result) if deep else result)
             finally:
                 checker.close()
@@ -299,13 +277,3 @@ def _defect(error: Exception) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")
-
-
-def _print_json(document: Any) -> None:
-    import json
-
-    click.echo(json.dumps(document, indent=2))
-
-
-def _colour() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -52,6 +52,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     resident: bool = True
     timeout: float = 30.0
     compare_outputs: bool = True
+    second_look: Literal["audit", "deep"] = "audit"
     gate: Gate = Gate()
 
 
@@ -268,6 +269,16 @@ def _switch(spot: _Spot) -> bool:
     raise spot.wrong("true or false", "false" if near in ("false", "no", "off", "0", "0.0") else "true")
 
 
+def _one_of(*words: str) -> Callable[[_Spot], str]:
+    def read(spot: _Spot) -> str:
+        if spot.value in words:
+            return str(spot.value)
+        near = get_close_matches(str(spot.value), words, 1)
+        raise spot.wrong(" or ".join(map(quote, words)), quote(near[0] if near else words[0]))
+
+    return read
+
+
 def _option(spot: _Spot) -> str:
     if isinstance(spot.value, int | float):
         # A provider's options are text, its switches "1" and "0".
@@ -319,6 +330,7 @@ _MODEL = {
     "resident": _Key(_switch),
     "timeout": _Key(_duration, '"30s"'),
     "compare_outputs": _Key(_switch),
+    "second_look": _Key(_one_of("audit", "deep"), '"audit"'),
     "gate": _Key(lambda spot: Gate(**_table(spot, _GATE))),
 }
 _ROOT = {

@@ -15,7 +15,8 @@ from monitor import wire
 from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.records import CheckResult, Failure, SessionFacts, Study
-from monitor.service.check import Checker, Memory
+from monitor.service.check import Checker
+from monitor.service.studies import Memory
 from monitor.service.handle import ProbeHandle
 
 TIMEOUT = 60.0

@@ -1,51 +1,56 @@
 """From evidence to one word, one cause and one sentence.
 
-A verdict is only as good as what was measured: where the evidence does not decide, it is ``unknown``, never
-``healthy``.
+This is what one audit shows by itself. A verdict is only as good as what was measured: where the evidence does not
+decide, it is ``unknown``, never ``healthy``.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from monitor.analysis.agreement import disagreement, output_limit
 from monitor.config import Gate
-from monitor.records import Agreement, Cause, Failure, Latency, Placement, SessionFacts, Verdict
+from monitor.records import Agreement, Cause, DeepProfile, Failure, Placement, SessionFacts, Verdict
 
 
 class Judgement(NamedTuple):
-    """A verdict, its cause (``None`` if healthy or undecided), the sentence that says why, and the gate exceeded."""
+    """A verdict, its cause (``None`` if healthy or undecided), and the sentence that says why."""
 
     verdict: Verdict
     cause: Cause | None
     reason: str
-    breach: Literal["median", "cv"] | None = None
 
 
-def judge(
-    gate: Gate,
-    facts: SessionFacts,
-    placement: Placement,
-    latency: Latency | None,
-    agreement: Agreement | None = None,
-) -> Judgement:
-    """Judge one check: placement first, since a fallback explains the latency; then the outputs; then the latency.
+def judge(gate: Gate, facts: SessionFacts, placement: Placement, agreement: Agreement | None = None) -> Judgement:
+    """Judge what one audit shows: placement first, since a fallback explains the outputs; then the outputs.
 
-    Wrong numbers have no cause among the contract's: it stays ``None``, and the sentence names the output.
+    Wrong numbers have no cause among the contract's: it stays ``None``, and the sentence names the output. The latency
+    is judged by :func:`monitor.analysis.assess.assess`, which knows its history.
     """
     placed = _judge_placement(gate, facts, placement)
     limit = output_limit(gate.output_error, facts.samples.source)
     if placed.verdict == "healthy" and agreement and (wrong := disagreement(agreement, limit)):
         return Judgement("degraded", None, f"{wrong}, with the placement intact")
-    if placed.verdict != "healthy" or latency is None:
-        return placed
-    if gate.median is not None and latency.median_seconds > gate.median:
-        over = f"the median of {_ms(latency.median_seconds)} exceeds its gate of {_ms(gate.median)}"
-        return Judgement("degraded", "slow_accelerator", f"{over}, with the placement intact", "median")
-    if latency.cv_ratio > gate.cv:
-        over = f"the CV of {latency.cv_ratio:.1%} exceeds its gate of {gate.cv:.1%}"
-        return Judgement("degraded", "slow_accelerator", f"{over}, with the placement intact", "cv")
     return placed
+
+
+def moved(before: Placement, after: Placement) -> str:
+    """What a second audit says of the first: the ops that run on the CPU now and did not, or that nothing moved."""
+    known = {op.node for op in before.ops}
+    fell = [op for op in after.ops if op.node not in known]
+    back = len(known - {op.node for op in after.ops})
+    if not fell and not back:
+        return "a fresh audit found the placement intact"
+    named = ", ".join(f"{op.op_type} {op.node}" for op in fell[:3]) + (" and others" if fell[3:] else "")
+    fallen = f"{len(fell)} more on the CPU ({named})" if fell else "none more on the CPU"
+    return f"a fresh audit found another placement: {fallen}, {back} back on the accelerator"
+
+
+def deep_words(profile: DeepProfile | None) -> str:
+    """Where the time of one inference goes by the accelerator's own profile, in a clause."""
+    if profile is None or profile.accelerator_seconds is None or profile.inference_seconds is None:
+        return f"its own profile is missing: {profile.partial or 'no times'}" if profile else "it was not profiled"
+    return f"of {_ms(profile.inference_seconds)} the accelerator takes {_ms(profile.accelerator_seconds)}"
 
 
 def failed(failure: Failure) -> Judgement:

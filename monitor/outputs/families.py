@@ -21,7 +21,7 @@ from prometheus_client.core import (
 )
 
 from monitor.outputs.wording import measured
-from monitor.records import VERDICTS, Cause, CheckResult, FailureReason, Placement, RejectedSample
+from monitor.records import VERDICTS, Cause, CheckResult, FailureReason, Placement, RejectedSample, Standing
 
 BUCKETS = (
     *(0.0001, 0.0002, 0.0005),
@@ -45,6 +45,11 @@ def _placed(read: Callable[[Placement], float | None]) -> Callable[[CheckResult]
     return lambda result: read(result.placement) if result.placement else None
 
 
+def _disturbed(result: CheckResult) -> float | None:
+    latency = result.latency
+    return len(latency.disturbed) / len(latency.replays_seconds) if latency and latency.replays_seconds else None
+
+
 _MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = (
     (
         "latency_median_seconds",
@@ -55,6 +60,21 @@ _MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = 
         "latency_cv_ratio",
         "Coefficient of variation of the last check's replays: sample standard deviation by mean.",
         lambda result: result.latency.cv_ratio if result.latency else None,
+    ),
+    (
+        "latency_robust_cv_ratio",
+        "Spread of the last check's replays without their outliers: 1.4826 MAD by median.",
+        lambda result: result.latency.robust_cv_ratio if result.latency else None,
+    ),
+    (
+        "latency_slow_ratio",
+        "Share of the last check's replays that belong to a slow mode; 0 if one mode describes them all.",
+        lambda result: result.latency.slow_ratio if result.latency else None,
+    ),
+    (
+        "latency_disturbed_ratio",
+        "Share of the last check's replays during which the kernel took the CPU away from the probe.",
+        _disturbed,
     ),
     (
         "npu_flops_ratio",
@@ -107,11 +127,24 @@ _ABOUT_THE_CHECK: tuple[tuple[str, str, Callable[[CheckResult], float | None]], 
 )
 
 
+_STANDING: tuple[tuple[str, str, Callable[[Standing], float | None]], ...] = (
+    ("baseline_median_seconds", "The accepted baseline's median latency.", lambda standing: standing.baseline_seconds),
+    ("gate_npu_flops_ratio", "Least share of the FLOPs on the accelerator.", lambda standing: standing.gate_npu_flops),
+    ("gate_cv_ratio", "Largest spread of the latency.", lambda standing: standing.gate_cv),
+    (
+        "gate_median_seconds",
+        "Largest median latency: configured, or 1.25 times the accepted baseline.",
+        lambda standing: standing.gate_median_seconds,
+    ),
+)
+
+
 class Tally:
     """What is kept of one model: its last check, and what counters need. ``text`` caches its rendered lines."""
 
     def __init__(self) -> None:
         self.result: CheckResult | None = None
+        self.standing: Standing | None = None
         self.text: dict[str, str] | None = None
         self.buckets = [0] * len(_LES)
         self.latency_sum = 0.0
@@ -121,8 +154,8 @@ class Tally:
         self.rejected: Counter[str] = Counter()
         self._known_rejected: set[tuple[str, str]] = set()
 
-    def record(self, result: CheckResult) -> None:
-        self.result = result
+    def record(self, result: CheckResult, standing: Standing | None = None) -> None:
+        self.result, self.standing = result, standing
         self.checks += 1
         if result.error:
             self.failures[result.error.reason] += 1
@@ -200,6 +233,8 @@ def _results(models: Models) -> Iterator[Metric]:
             yield family
     yield _fallback_flops(succeeded)
     yield _verdicts(models)
+    yield _causes(results)
+    yield from _standings([(name, model.standing) for name, model in models if model.standing])
     yield from _infos(results)
 
 
@@ -236,6 +271,33 @@ def _verdicts(models: Models) -> Metric:
         for state in VERDICTS:
             family.add_metric([name, state], int(state == verdict))
     return family
+
+
+def _causes(results: list[tuple[str, CheckResult]]) -> Metric:
+    family = GaugeMetricFamily(
+        "npumon_verdict_cause", "1 for the cause of a verdict that is not healthy.", labels=["model", "cause"]
+    )
+    for name, result in results:
+        if result.cause:
+            family.add_metric([name, result.cause], 1)
+    return family
+
+
+def _standings(standings: list[tuple[str, Standing]]) -> Iterator[Metric]:
+    for metric, documentation, read in _STANDING:
+        family = GaugeMetricFamily(f"npumon_{metric}", documentation, labels=["model"])
+        for name, standing in standings:
+            value = measured(read(standing))
+            if value is not None:
+                family.add_metric([name], value)
+        yield family
+    incidents = GaugeMetricFamily(
+        "npumon_incident", "1 while an incident of this kind is open.", labels=["model", "kind"]
+    )
+    for name, standing in standings:
+        for kind, is_open in standing.incidents.items():
+            incidents.add_metric([name, kind], int(is_open))
+    yield incidents
 
 
 def _infos(results: list[tuple[str, CheckResult]]) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """The log: JSON lines for machines, readable lines at a terminal, and never a reason for the daemon to stop.
 
 A line is bounded, because journald splits what is longer than 48 KiB and half a JSON object alerts nobody. A line
-that cannot be written (a closed pipe, a full disk) is lost: measuring goes on.
+that cannot be written (a closed pipe, a full disk) is lost: measuring goes on. Where a line goes to journald it begins
+with its priority, which journald takes off and filters by (``journalctl -p warning``; sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ TEXT_LIMIT: Final = 4000
 
 _HEAD = ("timestamp", "level", "event")
 _HEAD_LIMIT = 500
-_COLOURS = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+COLOURS: Final = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4}
+_INFO = 6
 _TERMINAL_OPS = 5
 
 Fields = MutableMapping[str, Any]
@@ -50,8 +53,9 @@ def configure(stream: TextIO, json: bool | None = None) -> None:
     terminal = stream.isatty()
     as_json = not terminal if json is None else json
     colour = terminal and "NO_COLOR" not in os.environ
+    last = _Json(_is_journal(stream)) if as_json else _Readable(colour)
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _stamp, _Json() if as_json else _Readable(colour)],
+        processors=[structlog.processors.add_log_level, _stamp, last],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=False,
@@ -99,11 +103,27 @@ def _clean(value: Any) -> Any:
     return clip(str(value), TEXT_LIMIT)
 
 
+def _is_journal(stream: TextIO) -> bool:
+    """Whether ``stream`` is what systemd connected to journald: its ``$JOURNAL_STREAM`` (systemd.exec(5)) names it.
+
+    The variable alone is not enough, since whoever redirects a service's output leaves it in the environment.
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 class _Json:
     """The last processor for machines."""
 
+    def __init__(self, journal: bool) -> None:
+        self._journal = journal
+
     def __call__(self, _: Any, __: str, fields: Fields) -> str:
-        return to_line(fields)
+        prefix = f"<{_PRIORITIES.get(str(fields['level']), _INFO)}>" if self._journal else ""
+        return prefix + to_line(fields)
 
 
 class _Readable:
@@ -115,7 +135,7 @@ class _Readable:
     def __call__(self, _: Any, __: str, fields: Fields) -> str:
         level, event = str(fields["level"]), printable(str(fields["event"]))
         if self._colour:
-            level = f"{_COLOURS.get(level, '')}{level:<7}\x1b[0m"
+            level = f"{COLOURS.get(level, '')}{level:<7}\x1b[0m"
         clock = str(fields["timestamp"])[11:19]
         rest = {key: value for key, value in fields.items() if key not in (*_HEAD, "ops", "id", "board", "runtime")}
         words = " ".join(f"{key}={_word(value)}" for key, value in rest.items())

@@ -9,36 +9,59 @@ there from the start, at a true 0, so that ``increase()`` sees the first failure
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from monitor.outputs import board as boards
 from monitor.outputs.families import Tally, families, present
-from monitor.records import Board, CheckResult, Event
+from monitor.records import Board, BoardReading, CheckResult, Event, Standing
+
+PATIENCE = 3
+"""Intervals, besides the longest that a check may take, after which a model's figures are stale."""
 
 
 class Exposition(Collector):
     """All of npumon's metrics. ``record``, ``count_*`` and scrapes may come from different threads.
 
     ``models`` are exported from the start with their counters at 0 and the verdict ``unknown``; ``started`` is UTC
-    seconds since the epoch.
+    seconds since the epoch. ``clock`` is monotonic, in seconds: a board whose wall clock jumps is not stale.
     """
 
-    def __init__(self, models: Iterable[str], board: Board, version: str, started: float) -> None:
+    def __init__(
+        self,
+        models: Iterable[str],
+        board: Board,
+        version: str,
+        started: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
         self._models = {name: Tally() for name in models}
+        self._checked = dict.fromkeys(self._models, clock())
+        self._interval: float | None = None
+        self._longest: dict[str, float] = {}
+        self._reading: BoardReading | None = None
+        self._reading_text: dict[str, str] = {}
         self._board = board
         self._version = version
         self._started = started
+        self._reloaded = started
+        self._reload_successful = True
         self._state_write_failures = 0
 
-    def record(self, result: CheckResult) -> None:
-        """Make ``result`` the last check of its model."""
+    def record(self, result: CheckResult, standing: Standing | None = None) -> None:
+        """Make ``result`` the last check of its model, and what it is measured against its ``standing``."""
         with self._lock:
             model = self._models.setdefault(result.model, Tally())
-            model.record(result)
+            model.record(result, standing)
+            self._checked[result.model] = self._clock()
+            if result.after is not None:
+                self._reading, self._reading_text = result.after, _text(boards.families(result.after))
             model.text = _text(families([(result.model, model)]))
 
     def count_event(self, event: Event) -> None:
@@ -54,6 +77,26 @@ class Exposition(Collector):
         with self._lock:
             self._state_write_failures += 1
 
+    def expect(self, interval: float, longest: Mapping[str, float]) -> None:
+        """A check of each model every ``interval`` seconds, which may take ``longest``; what is later is stale."""
+        with self._lock:
+            self._interval, self._longest = interval, dict(longest)
+
+    def reloaded(self, models: Iterable[str], timestamp: float) -> None:
+        """Watch exactly ``models`` from now on, as of a reload at ``timestamp``; no scrape sees half of that.
+
+        Models that stay keep their counters and their last check.
+        """
+        with self._lock:
+            self._models = {name: self._models.get(name) or Tally() for name in models}
+            self._checked = {name: self._checked.get(name, self._clock()) for name in self._models}
+            self._reloaded, self._reload_successful = timestamp, True
+
+    def reload_failed(self) -> None:
+        """Tell that the configuration file is not the one in force."""
+        with self._lock:
+            self._reload_successful = False
+
     def forget(self, model: str) -> None:
         """Export nothing more of ``model``."""
         with self._lock:
@@ -63,7 +106,9 @@ class Exposition(Collector):
         """All families of one scrape, consistent with each other."""
         with self._lock:
             models = sorted(self._models.items())
-            found = [*families(models), *self._service(len(models))]
+            found = [*families(models), *self._service()]
+            if self._reading is not None:
+                found += boards.families(self._reading)
         yield from (family for family in found if family.samples)
 
     def text(self) -> bytes:
@@ -78,15 +123,21 @@ class Exposition(Collector):
                 model.text = model.text or _text(families([(name, model)]))
                 for head, lines in model.text.items():
                     merged.setdefault(head, []).append(lines)
-            service = _text(self._service(len(self._models)))
+            service = _text(self._service())
+            readings = self._reading_text
         parts = [head + "".join(lines) for head, lines in merged.items()]
-        return "".join([*parts, *map("".join, service.items())]).encode()
+        return "".join([*parts, *map("".join, service.items()), *map("".join, readings.items())]).encode()
 
-    def _service(self, models: int) -> Iterator[Metric]:
+    def _service(self) -> Iterator[Metric]:
+        yield from self._staleness()
         failures = "Times that the state could not be written."
         yield CounterMetricFamily("npumon_state_write_failures", failures, self._state_write_failures)
         yield GaugeMetricFamily("npumon_start_time_seconds", "When this daemon started.", self._started)
-        yield GaugeMetricFamily("npumon_models", "Models that are being watched.", models)
+        yield GaugeMetricFamily("npumon_models", "Models that are being watched.", len(self._models))
+        successful = "Whether the configuration file could be used when it was last read: 1 or 0."
+        yield GaugeMetricFamily("npumon_config_last_reload_successful", successful, int(self._reload_successful))
+        since = "When the configuration in force was read."
+        yield GaugeMetricFamily("npumon_config_last_reload_success_timestamp_seconds", since, self._reloaded)
         board = present(
             hostname=self._board.hostname,
             machine=self._board.machine,
@@ -95,6 +146,17 @@ class Exposition(Collector):
         )
         yield InfoMetricFamily("npumon_board", "The board, as far as it tells.", board)
         yield InfoMetricFamily("npumon_build", "The version of npumon.", {"version": self._version})
+
+    def _staleness(self) -> Iterator[Metric]:
+        if self._interval is None:
+            return
+        yield GaugeMetricFamily("npumon_interval_seconds", "Time between two checks of a model.", self._interval)
+        stale = GaugeMetricFamily("npumon_check_stale", "1 if the last check is too long ago.", labels=["model"])
+        now = self._clock()
+        for name in sorted(self._models):
+            patience = PATIENCE * self._interval + self._longest.get(name, 0.0)
+            stale.add_metric([name], int(now - self._checked[name] > patience))
+        yield stale
 
 
 class _Alone(Collector):

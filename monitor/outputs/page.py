@@ -79,7 +79,7 @@ def _since(verdict: Verdict, state: ModelState | None) -> float | None:
     """When the oldest incident that is still open began; a healthy model has none to tell of."""
     if state is None or verdict == "healthy":
         return None
-    open_incidents: Iterable[Incident | None] = (state.fallback, state.latency, state.failure)
+    open_incidents: Iterable[Incident | None] = (state.fallback, state.unstable, state.shifted, state.failure)
     return min((incident.since for incident in open_incidents if incident), default=None)
 
 

@@ -7,6 +7,7 @@ profiling raises a small model's median by 20-50 % and its CV from 2 % to 20 % (
 from __future__ import annotations
 
 import gc
+import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -50,11 +51,16 @@ def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.E
     bindings = {index: _bind(session, corpus.load(index)) for index in set(drawn)}
     order = [bindings[index] for index in drawn]
     try:
-        seconds = _time(session, order, request.warmups + 2, request.budget, abandoned)
+        seconds, switches = _time(session, order, request.warmups + 2, request.budget, abandoned)
     except Exception as error:
         raise MeasureError(_run_failed(error)) from error
     warmups = request.warmups
-    return Replays(tuple(seconds[warmups:]), tuple(seconds[:warmups]), tuple(drawn[warmups : len(seconds)]))
+    return Replays(
+        tuple(seconds[warmups:]),
+        tuple(seconds[:warmups]),
+        tuple(drawn[warmups : len(seconds)]),
+        tuple(switches[warmups:]),
+    )
 
 
 def _bind(session: Any, feeds: Feeds) -> Any:
@@ -66,10 +72,14 @@ def _bind(session: Any, feeds: Feeds) -> Any:
     return binding
 
 
-def _time(session: Any, order: Sequence[Any], least: int, budget: float, abandoned: threading.Event) -> list[float]:
+def _time(
+    session: Any, order: Sequence[Any], least: int, budget: float, abandoned: threading.Event
+) -> tuple[list[float], list[int]]:
+    """Seconds of each inference, and how often the kernel took the CPU away from one of the probe's threads in it."""
     options = quiet_run_options()
     run, clock = session.run_with_iobinding, time.perf_counter_ns
     seconds: list[float] = []
+    switches: list[int] = []
     deadline = clock() + budget * 1e9
     enabled = gc.isenabled()
     gc.disable()
@@ -77,13 +87,21 @@ def _time(session: Any, order: Sequence[Any], least: int, budget: float, abandon
         for binding in order:
             if abandoned.is_set() or (clock() > deadline and len(seconds) >= least):
                 break
+            switched = _switches()
             start = clock()
             run(binding, options)
-            seconds.append((clock() - start) / 1e9)
+            stop = clock()
+            switches.append(_switches() - switched)
+            seconds.append((stop - start) / 1e9)
     finally:
         if enabled:
             gc.enable()
-    return seconds
+    return seconds, switches
+
+
+def _switches() -> int:
+    """Involuntary context switches of all threads of this process so far (getrusage(2), ru_nivcsw)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _run_failed(error: Exception) -> Failure:

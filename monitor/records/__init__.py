@@ -10,9 +10,9 @@ Units: seconds, FLOPs (1 MAC = 2 FLOPs), ratios 0-1. ``None`` means "not measure
 
 from __future__ import annotations
 
+from monitor.records.board import Board, BoardReading, Circumstance, Clock, Zone
 from monitor.records.concluded import (
     Agreement,
-    Board,
     Branch,
     CheckResult,
     DeepOp,
@@ -23,8 +23,9 @@ from monitor.records.concluded import (
     Placement,
 )
 from monitor.records.drawn import Cell, Forecast, Lane, Preflight, Strip
-from monitor.records.events import Event, EventName, Incident, Level, ModelState
+from monitor.records.events import Event, EventName, Incident, Level, ModelState, Shifted, Standing, Unstable
 from monitor.records.graphs import Execution, Node, Study
+from monitor.records.history import Baseline, BaselineRequest, Digest, Identity, Rates, Round
 from monitor.records.measured import (
     Comparison,
     DeepReading,
@@ -49,17 +50,23 @@ from monitor.records.vocabulary import VERDICTS, Cause, Failure, FailureReason, 
 __all__ = [
     "VERDICTS",
     "Agreement",
+    "Baseline",
+    "BaselineRequest",
     "Board",
+    "BoardReading",
     "Branch",
     "Cause",
     "Cell",
     "CheckResult",
+    "Circumstance",
+    "Clock",
     "Comparison",
     "DeepOp",
     "DeepProfile",
     "DeepReading",
     "DeepRow",
     "DeepTimes",
+    "Digest",
     "Event",
     "EventName",
     "Execution",
@@ -67,6 +74,7 @@ __all__ = [
     "FailureReason",
     "Fault",
     "Forecast",
+    "Identity",
     "Incident",
     "Lane",
     "Latency",
@@ -81,18 +89,24 @@ __all__ = [
     "Preflight",
     "Processor",
     "Profile",
+    "Rates",
     "RejectedSample",
     "Rejection",
     "RejectionKind",
     "Replays",
+    "Round",
     "Runtime",
     "Samples",
     "SessionFacts",
     "Shape",
+    "Shifted",
     "Span",
+    "Standing",
     "Strip",
     "Study",
     "Target",
     "Tensor",
+    "Unstable",
     "Verdict",
+    "Zone",
 ]

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from monitor.records.board import BoardReading
 from monitor.records.measured import OutputAgreement, Runtime, Samples
 from monitor.records.vocabulary import Cause, Failure, Verdict
 
@@ -100,12 +101,23 @@ class DeepProfile(Struct, frozen=True):
 
 
 class Latency(Struct, frozen=True):
-    """The latency signals of one check, and the raw replays behind them."""
+    """The latency signals of one check, and the raw replays behind them.
+
+    ``robust_cv_ratio`` is the spread without the outliers (1.4826 MAD over the median). ``slow_ratio`` is the share of
+    the slow mode, 0 if one mode describes the replays, and ``separation_ratio`` how many times slower that mode is.
+    ``disturbed`` are the replays during which the kernel took the CPU away from the probe. ``rounds`` are the lengths
+    of the rounds that the replays ran in; one, unless the first called for more.
+    """
 
     median_seconds: float
     cv_ratio: float
     replays_seconds: tuple[float, ...]
     warmups_seconds: tuple[float, ...]
+    robust_cv_ratio: float | None = None
+    slow_ratio: float | None = None
+    separation_ratio: float | None = None
+    disturbed: tuple[int, ...] = ()
+    rounds: tuple[int, ...] = ()
 
 
 class Agreement(Struct, frozen=True):
@@ -121,21 +133,13 @@ class Agreement(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Board(Struct, frozen=True):
-    """The machine, as far as it tells. Absent facts stay ``None``."""
-
-    hostname: str
-    machine: str
-    kernel: str
-    soc: str | None = None
-
-
 class CheckResult(Struct, frozen=True):
     """One check of one model: the single record that metrics, events, state, page and reports derive from.
 
     ``timestamp`` is when it ended, in UTC seconds since the epoch, ``duration_seconds`` its whole wall time. ``error``
     is set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is
-    exceeded.
+    exceeded. ``before`` and ``after`` are the board around the replays. ``settings`` shape the session besides the
+    provider's options. ``second_look`` says what a fresh audit found that a latency alarm called for.
     """
 
     model: str
@@ -154,3 +158,7 @@ class CheckResult(Struct, frozen=True):
     notes: tuple[str, ...] = ()
     deep: DeepProfile | None = None
     agreement: Agreement | None = None
+    settings: dict[str, str] = {}
+    before: BoardReading | None = None
+    after: BoardReading | None = None
+    second_look: str = ""

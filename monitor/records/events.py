@@ -6,7 +6,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from monitor.records.concluded import Board, OpShare
+from monitor.records.board import Board, BoardReading
+from monitor.records.concluded import OpShare
+from monitor.records.history import Baseline, Digest
 from monitor.records.measured import Runtime
 from monitor.records.vocabulary import Cause, Failure
 
@@ -43,11 +45,15 @@ class Event(Struct, frozen=True):
     npu_flops_ratio: float | None = None
     median_seconds: float | None = None
     cv_ratio: float | None = None
+    slow_ratio: float | None = None
+    separation_ratio: float | None = None
+    baseline_seconds: float | None = None
     ops: tuple[OpShare, ...] = ()
     ops_omitted: int = 0
     samples: Literal["files", "synthetic"] | None = None
     runtime: Runtime | None = None
     board: Board | None = None
+    readings: BoardReading | None = None
     error: Failure | None = None
 
 
@@ -60,12 +66,48 @@ class Incident(Struct, frozen=True):
     cause: Cause | None = None
 
 
+class Unstable(Incident, frozen=True):
+    """A slow mode that healthy checks do not have, or a spread beyond its gate (then there is no ``band``).
+
+    ``ratio`` of the replays are ``separation`` times slower than the others; ``band`` are the bins they were found in.
+    ``calm`` is the evidence since then that they are gone, as a logarithm of odds.
+    """
+
+    ratio: float = 0.0
+    separation: float = 1.0
+    band: tuple[int, int] | None = None
+    calm: float = 0.0
+
+
+class Shifted(Incident, frozen=True):
+    """A median that moved from ``reference_seconds`` to ``level_seconds``, as last told. ``gated``: beyond its gate."""
+
+    reference_seconds: float = 0.0
+    level_seconds: float = 0.0
+    gated: bool = False
+
+
+class Standing(Struct, frozen=True):
+    """What a model is measured against now, and whether an incident of each kind is open."""
+
+    baseline_seconds: float | None
+    gate_npu_flops: float
+    gate_cv: float
+    gate_median_seconds: float | None
+    incidents: dict[str, bool]
+
+
 class ModelState(Struct, frozen=True):
-    """What is remembered of one model between checks and over restarts: its open incidents and its identity."""
+    """What is remembered of one model between checks and over restarts.
+
+    Its open incidents, its last checks (oldest first) and its baselines (that of the present identity
+    first).
+    """
 
     model: str
     fallback: Incident | None = None
-    latency: Incident | None = None
+    unstable: Unstable | None = None
+    shifted: Shifted | None = None
     failure: Incident | None = None
-    model_sha256: str | None = None
-    runtime: str | None = None
+    digests: tuple[Digest, ...] = ()
+    baselines: tuple[Baseline, ...] = ()

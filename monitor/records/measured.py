@@ -171,11 +171,15 @@ class DeepReading(Struct, frozen=True):
 
 
 class Replays(Struct, frozen=True):
-    """Raw latencies of one check, in seconds, in the order they ran. ``drawn`` names the sample of each replay."""
+    """Raw latencies of one check, in seconds, in the order they ran. ``drawn`` names the sample of each replay.
+
+    ``switches`` are the involuntary context switches of the whole probe during each replay; empty if not known.
+    """
 
     seconds: tuple[float, ...]
     warmups: tuple[float, ...]
     drawn: tuple[int, ...] = ()
+    switches: tuple[int, ...] = ()
 
 
 class OutputAgreement(Struct, frozen=True):

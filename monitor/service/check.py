@@ -11,12 +11,14 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from functools import partial
+from typing import Final, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from monitor.analysis import latency as latencies
 from monitor.analysis import verdict as verdicts
+from monitor.analysis.assess import assess, undecided
 from monitor.analysis.deep import deep
 from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
@@ -24,22 +26,28 @@ from monitor.errors import MeasureError
 from monitor.outputs.state import StateWriteError
 from monitor.records import (
     Agreement,
+    BoardReading,
     CheckResult,
     DeepProfile,
     Failure,
     Latency,
+    ModelState,
     Placement,
     Profile,
     RejectedSample,
+    Replays,
     Samples,
     SessionFacts,
     Study,
 )
+from monitor.service import board as boards
 from monitor.service import studies
 from monitor.service.comparison import compare
 from monitor.service.handle import ProbeClosed, ProbeHandle
-from monitor.service.identity import identity_of, key_of, spec_of
+from monitor.service.identity import identity_of, key_of, settings_of, spec_of
+from monitor.service.readings import read_state
 from monitor.service.schedule import Backoff
+from monitor.service.studies import Studies
 from monitor.wire import Audit, Deepen, MakeStudy, Open, Replay, Spec
 
 STUDY_RUNS: Final = 8  # samples that show which way the control flow goes
@@ -48,31 +56,16 @@ AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begu
 DEEP_RUNS: Final = 3
 DEEP_BUDGET: Final = 10.0
 WARMUPS: Final = 3
+MOST_ROUNDS: Final = 5
+ROUNDS_BUDGET: Final = 2.0
+"""Seconds of replays in one check after which no further round is begun; one round is always made."""
+SECOND_LOOK_EVERY: Final = 3600.0
+"""Seconds between two audits of one model that latency alarms call for: one that flaps must not load the board."""
 CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
 # Found out before a session is tried: cheap enough to look again at every interval, so that a mend is seen at once.
 _UNTRIED: Final = frozenset({"model_missing", "model_invalid", "dims_unknown", "provider_missing"})
 # A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
 _STUDY_ONLY: Final = frozenset({"study_failed", "run_failed", "probe_crashed", "probe_timeout", "probe_protocol"})
-
-
-class Studies(Protocol):
-    """Where studies are kept between probe lives."""
-
-    def study(self, key: str) -> Study | None: ...
-    def put_study(self, key: str, study: Study) -> None: ...
-
-
-class Memory:
-    """Studies for the length of one command."""
-
-    def __init__(self) -> None:
-        self._studies: dict[str, Study] = {}
-
-    def study(self, key: str) -> Study | None:
-        return self._studies.get(key)
-
-    def put_study(self, key: str, study: Study) -> None:
-        self._studies[key] = study
 
 
 class _Life(NamedTuple):
@@ -84,6 +77,14 @@ class _Life(NamedTuple):
     made: float
     identity: tuple[object, ...]
     agreement: Agreement | None = None
+
+
+class _Timed(NamedTuple):
+    """The replays of one check, and the board around them."""
+
+    latency: Latency
+    before: BoardReading
+    after: BoardReading
 
 
 class Checker:
@@ -105,46 +106,99 @@ class Checker:
         self.model = model
         self.backoff = Backoff()
         self._provider = provider
-        self._audit_interval = audit_interval
+        self.audit_interval = audit_interval
         self._studies = studies
         self._progress = progress
         self._observe = observe
         self._life: _Life | None = None
+        self._looked = -SECOND_LOOK_EVERY
         self._compared: tuple[float, tuple[object, ...], Agreement] | None = None
         self._handles: list[ProbeHandle] = []
         self._closed = False
 
     @property
     def longest(self) -> float:
-        """The longest that a check may take, in seconds: study, session, audit, comparison, replays, each its own."""
+        """The longest that a check may take, in seconds: study, session, audit, comparison, replays, second look."""
         timeout = self.model.timeout
-        return 3 * CREATION_FACTOR * timeout + AUDIT_BUDGET + 2 * timeout + 10
+        audit = 3 * CREATION_FACTOR * timeout + AUDIT_BUDGET
+        deep = DEEP_BUDGET + CREATION_FACTOR * timeout if self.model.second_look == "deep" else 0.0
+        return 2 * audit + deep + 3 * timeout + ROUNDS_BUDGET + 10
 
-    def check(self, replays: bool = True) -> CheckResult:
-        """Check now. Without ``replays`` it is an audit only. Raises only ``ProbeClosed``, if closed meanwhile."""
+    def check(self, replays: bool = True, more: Callable[[Latency], bool] = lambda latency: False) -> CheckResult:
+        """Check now; the verdict is that on placement and outputs. Without ``replays`` it is an audit only.
+
+        ``more`` says of the replays so far whether another round of them would tell something. Raises only
+        ``ProbeClosed``, if closed meanwhile.
+        """
         start = time.monotonic()
         life: _Life | None = None
-        latency: Latency | None = None
+        timed: _Timed | None = None
         failure: Failure | None = None
         rejected: tuple[RejectedSample, ...] = ()
         try:
             life = self._alive()
             if replays:
-                latency = self._replay(life)
+                timed = self._replay(life, more)
         except MeasureError as error:
             failure, rejected = error.failure, error.rejected
             self._end()
         if not self.model.resident:
             self._end()
-        if failure is not None:
-            if failure.reason not in _UNTRIED:
-                self.backoff.failed()
-            judged = verdicts.failed(failure)
-        else:
-            assert life is not None
+        if failure is None:
             self.backoff.succeeded()
-            judged = verdicts.judge(self.model.gate, life.facts, life.placement, latency, life.agreement)
+        elif failure.reason not in _UNTRIED:
+            self.backoff.failed()
+        return self._result(life, timed, failure, rejected, start)
+
+    def look_again(self, result: CheckResult) -> CheckResult:
+        """``result`` with the placement of a fresh audit, or with the reason why there is none, in ``second_look``.
+
+        At most one in an hour. Raises only ``ProbeClosed``.
+        """
+        since = time.monotonic() - self._looked
+        if since < SECOND_LOOK_EVERY or result.placement is None:
+            return replace(result, second_look=f"no fresh audit, the last one was made {since / 60:.0f} min ago")
+        self._looked = time.monotonic()
+        self._progress("auditing again")
+        self._end()
+        try:
+            life = self._alive()
+        except MeasureError as error:
+            self._end()
+            return replace(result, second_look=f"a fresh audit could not be made: {error.failure.detail}")
+        judged = verdicts.judge(self.model.gate, life.facts, life.placement, life.agreement)
+        again = replace(
+            result,
+            verdict=judged.verdict,
+            reason=judged.reason,
+            cause=judged.cause,
+            placement=life.placement,
+            agreement=life.agreement,
+            runtime=life.facts.runtime,
+            second_look=verdicts.moved(result.placement, life.placement),
+        )
+        if self.model.second_look == "deep":
+            again = self.deepen(again)
+            again = replace(again, second_look=f"{again.second_look}; {verdicts.deep_words(again.deep)}")
+        elif not self.model.resident:
+            self._end()
+        return again
+
+    def _result(
+        self,
+        life: _Life | None,
+        timed: _Timed | None,
+        failure: Failure | None,
+        rejected: tuple[RejectedSample, ...],
+        start: float,
+    ) -> CheckResult:
+        measured = life if failure is None else None
         facts = life.facts if life else None
+        if measured:
+            judged = verdicts.judge(self.model.gate, measured.facts, measured.placement, measured.agreement)
+        else:
+            assert failure is not None
+            judged = verdicts.failed(failure)
         return CheckResult(
             model=self.model.name,
             timestamp=time.time(),
@@ -153,18 +207,16 @@ class Checker:
             reason=judged.reason,
             cause=judged.cause,
             model_sha256=facts.model_sha256 if facts else None,
-            placement=life.placement if life and failure is None else None,
-            latency=latency,
+            placement=measured.placement if measured else None,
+            latency=timed.latency if timed else None,
             samples=facts.samples if facts else Samples("files", 0, rejected) if rejected else None,
             runtime=facts.runtime if facts else None,
             error=failure,
-            breach=judged.breach,
-            agreement=life.agreement if life and failure is None else None,
-            notes=tuple(
-                f"{f.message}; {f.mend}" for f in facts.faults if f.kind in ("option_ignored", "context_foreign")
-            )
-            if facts
-            else (),
+            agreement=measured.agreement if measured else None,
+            notes=_notes(facts) if facts else (),
+            settings=settings_of(self.model),
+            before=timed.before if timed else None,
+            after=timed.after if timed else None,
         )
 
     def study(self) -> tuple[Study | None, tuple[str, ...]]:
@@ -183,7 +235,7 @@ class Checker:
         try:
             spec = spec_of(self.model, self._provider)
             study, _ = self._study(spec)
-            spec = msgspec.structs.replace(spec, assumed=study.assumed if study else {})
+            spec = replace(spec, assumed=study.assumed if study else {})
             self._progress("profiling on the accelerator")
             limit = DEEP_BUDGET + CREATION_FACTOR * self.model.timeout
             profile = deep(self._start().request(Deepen(spec, DEEP_RUNS, DEEP_BUDGET), limit), study)
@@ -191,7 +243,7 @@ class Checker:
             profile = DeepProfile(runs=0, partial=error.failure.detail)
         finally:
             self._end()
-        return msgspec.structs.replace(result, deep=profile)
+        return replace(result, deep=profile)
 
     def died(self) -> bool:
         """Whether the resident probe is gone although nobody ended it. From any thread."""
@@ -210,11 +262,11 @@ class Checker:
         """The current probe, or a new one where that is due."""
         life, identity = self._life, identity_of(self.model.path, self._provider)
         if life is not None:
-            due = time.monotonic() - life.made >= self._audit_interval
+            due = time.monotonic() - life.made >= self.audit_interval
             if life.handle.alive and not due and life.identity == identity:
                 return life
             if not life.handle.alive:  # died between checks: a request that fails says how
-                self._replay(life)
+                self._round(life, 0)
             self._end()
         self._life = self._make(identity)
         return self._life
@@ -243,7 +295,7 @@ class Checker:
         """The audit's outputs against the CPU's. A probe that lives for one check does not bring it on at each."""
         if not self.model.resident and self._compared is not None:
             made, of, agreement = self._compared
-            if of == identity and time.monotonic() - made < self._audit_interval:
+            if of == identity and time.monotonic() - made < self.audit_interval:
                 return agreement
         self._progress("comparing outputs with the CPU's")
         handle = self._start()
@@ -277,14 +329,19 @@ class Checker:
             self._studies.put_study(key, study)
         return study, notes
 
-    def _replay(self, life: _Life) -> Latency:
+    def _replay(self, life: _Life, more: Callable[[Latency], bool]) -> _Timed:
         self._progress("replaying")
-        model = self.model
-        request = Replay(model.replays, WARMUPS, model.timeout / 2)
-        try:
-            return latencies.summarize(life.handle.request(request, model.timeout))
-        except ValueError as error:
-            raise MeasureError(Failure("probe_protocol", f"the probe's latencies are unusable: {error}")) from error
+        before, start = read_state(), time.monotonic()
+        rounds = [self._round(life, WARMUPS)]
+        latency = _summarize(rounds)
+        while len(rounds) < MOST_ROUNDS and time.monotonic() - start < ROUNDS_BUDGET and more(latency):
+            rounds.append(self._round(life, 0))
+            latency = _summarize(rounds)
+        return _Timed(latency, before, read_state())
+
+    def _round(self, life: _Life, warmups: int) -> Replays:
+        timeout = self.model.timeout
+        return life.handle.request(Replay(self.model.replays, warmups, timeout / 2), timeout)
 
     def _start(self) -> ProbeHandle:
         handle = ProbeHandle()
@@ -303,3 +360,22 @@ class Checker:
         self._life = None
         for handle in list(self._handles):
             self._close(handle)
+
+
+def check_once(checker: Checker, replays: bool) -> CheckResult:
+    """One check without a history, for commands: the verdict is all that a single look allows."""
+    state, gate = ModelState(checker.model.name), checker.model.gate
+    result = checker.check(replays, partial(undecided, state, gate=gate))
+    return assess(state, result, gate, boards.read()).result
+
+
+def _summarize(rounds: list[Replays]) -> Latency:
+    try:
+        return latencies.summarize(*rounds)
+    except ValueError as error:
+        raise MeasureError(Failure("probe_protocol", f"the probe's latencies are unusable: {error}")) from error
+
+
+def _notes(facts: SessionFacts) -> tuple[str, ...]:
+    told = (fault for fault in facts.faults if fault.kind in ("option_ignored", "context_foreign"))
+    return tuple(f"{fault.message}; {fault.mend}" for fault in told)

@@ -1,42 +1,46 @@
 """The daemon: composes state, checkers, schedule, metrics, events and web server, and owns their life.
 
-Composition root: everything with a lifetime is made and ended here. The main thread only waits for signals and feeds
-systemd's watchdog while the schedule moves; checks run one at a time in the schedule's worker; scrapes are answered by
-the web server's thread from what the checks left behind.
+Composition root: everything with a lifetime is made and ended here. The main thread waits for signals, reloads the
+configuration, and feeds systemd's watchdog while the schedule moves; checks run one at a time in the schedule's worker;
+scrapes are answered by the web server's thread from what the checks left behind.
+
+What is watched is one dictionary, which a reload replaces and never edits. Replacing it and concluding a check exclude
+each other, so that no result of a model that was removed or changed comes after the reload.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from functools import partial
 from typing import Final
 
 import msgspec
 
 import monitor
-from monitor.analysis.incidents import advance
-from monitor.config import Config
+from monitor.analysis.assess import Assessment, assess, standing, undecided
+from monitor.config import Config, Gate, Model
+from monitor.errors import UsageError
 from monitor.outputs import events as event_log
 from monitor.outputs import page
 from monitor.outputs.log import logger
 from monitor.outputs.metrics import Exposition
 from monitor.outputs.state import State, StateWriteError
 from monitor.outputs.web import WebServer
-from monitor.records import CheckResult, Event, Failure, ModelState
+from monitor.records import BaselineRequest, CheckResult, Event, Failure, ModelState
 from monitor.service import board as boards
-from monitor.service import notify
+from monitor.service import notify, reload
 from monitor.service.check import Checker
 from monitor.service.handle import ProbeClosed
 from monitor.service.schedule import HEARTBEAT, Schedule
+from monitor.service.signals import Signals
 
 TICK: Final = 5.0
 """Seconds between two looks of the main thread at the rest of the service."""
 GRACE: Final = 30.0
-"""Seconds a running inference may take to end when the daemon stops; less than systemd waits (TimeoutStopSec)."""
+"""Seconds a running inference may take to end when its probe must go; less than systemd waits (TimeoutStopSec)."""
 
 
 class Daemon:
@@ -50,32 +54,32 @@ class Daemon:
         self._announce = announce
         self._board = boards.read()
         self._state = State.open(config.state, config.file)
-        self._checkers = {
-            model.name: Checker(model, config.provider, config.audit_interval, self._state) for model in config.models
-        }
-        self._models = {name: s for name, s in self._state.model_states().items() if name in self._checkers}
-        self._results = {name: r for name, r in self._state.results().items() if name in self._checkers}
+        self._lock = threading.Lock()
+        self._checkers = {model.name: self._checker(model, config) for model in config.models}
+        self._retired = reload.Retired(GRACE)
+        # Of models that are not watched too: one that comes back goes on where it was.
+        self._models = self._state.model_states()
+        self._results = self._state.results()
+        self._forget()
         self._exposition = Exposition(self._checkers, self._board, monitor.__version__, time.time())
+        self._expect(config.interval)
         self._schedule = Schedule(self._defect)
-        self._stop = threading.Event()
+        self._resumed = time.monotonic()
         self._remarked: set[tuple[str, ...]] = set()
-        self._web = WebServer(
-            config.listen, file=config.file, page=self._page, metrics=self._exposition.text, health=self.health
-        )
+        self._web = self._server(config)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises :class:`UsageError` if the address is taken."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        signals = Signals()
         try:
             self._web.start()
             self._say_start()
-            for name, checker in self._checkers.items():
-                self._schedule.add(name, self._config.interval, self._job(name, checker))
+            for name in self._checkers:
+                self._schedule.add(name, self._config.interval, partial(self._check, name))
             self._schedule.start()
             notify.ready()
             self._announce(self.address)
-            self._watch()
+            self._watch(signals)
         finally:
             notify.stopping()
             self._end()
@@ -89,37 +93,56 @@ class Daemon:
 
     def health(self) -> tuple[bool, str]:
         """Whether the service itself works (not the models), and a line about it."""
-        allowed = HEARTBEAT + max(checker.longest for checker in self._checkers.values())
-        idle = time.monotonic() - self._schedule.last_progress()
+        checkers = [*self._checkers.values(), *self._retired.checkers]
+        allowed = HEARTBEAT + max(checker.longest for checker in checkers)
+        idle = time.monotonic() - max(self._schedule.last_progress(), self._resumed)
         if idle > allowed:
             return False, f"the schedule has not moved for {idle:.0f} s"
         return True, "ok"
 
     # --------------------------------------------------------------------------------------------- one check
 
-    def _job(self, name: str, checker: Checker) -> Callable[[], None]:
-        def job() -> None:
+    def _check(self, name: str) -> None:
+        """Check a model now, in the schedule's worker. If a reload changes it meanwhile, begin anew."""
+        while (checker := self._checkers.get(name)) is not None:
+            self._retired.wait(name)
             if checker.backoff.remaining > 0:
                 return
+            found: Assessment | None = None
+            state = self._models.get(name, ModelState(name))
+            requests = dict(self._state.requests(name))
             with contextlib.suppress(ProbeClosed):
-                self._conclude(checker.check())
+                found = self._assessed(checker, state, tuple(requests.values()))
+            with self._lock:
+                current = self._checkers.get(name) is checker
+                if current and found is not None:
+                    self._conclude(found, checker.model.gate, tuple(requests))
+            if current:
                 if checker.backoff.remaining > 0:
                     self._schedule.hasten(name, checker.backoff.remaining)
+                return
+            self._resumed = time.monotonic()
 
-        return job
+    def _assessed(self, checker: Checker, state: ModelState, requests: tuple[BaselineRequest, ...]) -> Assessment:
+        """Check, and look a second time if the latency has gone wrong: a fresh audit may say why."""
+        gate = checker.model.gate
+        result = checker.check(more=partial(undecided, state, gate=gate))
+        found = assess(state, result, gate, self._board, requests)
+        if found.alarms:
+            found = assess(state, checker.look_again(result), gate, self._board, requests)
+        return found
 
-    def _conclude(self, result: CheckResult) -> None:
+    def _conclude(self, found: Assessment, gate: Gate, served: tuple[int, ...] = ()) -> None:
         """Everything that follows from a check, in the order that loses least."""
-        before = self._models.get(result.model, ModelState(result.model))
-        after, events = advance(before, result, self._board)
+        after, result, events = found
         try:
-            self._state.save_check(result, after, events)
+            self._state.save_check(result, after, events, served)
         except StateWriteError as error:
             self._exposition.count_state_write_failure()
             logger.error("state_not_written", error=str(error))
         self._models[result.model] = after
         self._results[result.model] = result
-        self._exposition.record(result)
+        self._exposition.record(result, standing(after, result, gate))
         for event in events:
             self._tell(event)
         self._remark(result)
@@ -142,19 +165,22 @@ class Daemon:
 
     def _defect(self, name: str, error: Exception) -> None:
         """A check raised what it should not have: a defect of npumon, shown as such, and the service goes on."""
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        failure = Failure("internal", f"a defect of npumon: {detail}", "please report it with the log")
-        logger.error("internal_error", model=name, error=detail)
+        failure = Failure("internal", _defect(error), "please report it with the log")
+        logger.error("internal_error", model=name, error=failure.detail)
         result = CheckResult(name, time.time(), 0.0, "unknown", failure.detail, error=failure)
-        with contextlib.suppress(Exception):
-            self._conclude(result)
+        with contextlib.suppress(Exception), self._lock:
+            if (checker := self._checkers.get(name)) is not None:
+                state, gate = self._models.get(name, ModelState(name)), checker.model.gate
+                self._conclude(assess(state, result, gate, self._board), gate)
 
     # ------------------------------------------------------------------------------------------------- life
 
-    def _watch(self) -> None:
+    def _watch(self, signals: Signals) -> None:
         interval = notify.watchdog_interval()
         tick = min(TICK, interval) if interval else TICK
-        while not self._stop.wait(tick):
+        while (wish := signals.wait(tick)) != "stop":
+            if wish == "reload":
+                self._reload()
             well, text = self.health()
             if well and interval:
                 notify.watchdog()
@@ -167,17 +193,12 @@ class Daemon:
 
     def _end(self) -> None:
         # All probes are told first, so that their grace runs at the same time.
-        closers = [threading.Thread(target=checker.close, args=(GRACE,)) for checker in self._checkers.values()]
-        for closer in closers:
-            closer.start()
-        for closer in closers:
-            closer.join()
+        for name, checker in self._checkers.items():
+            self._retired.add(name, checker)
+        self._retired.wait()
         self._schedule.stop()
         self._web.stop()
         self._state.close()
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
 
     def _say_start(self) -> None:
         for note in self._state.notes:
@@ -191,8 +212,100 @@ class Daemon:
         )
 
     def _summary(self) -> str:
-        verdicts = [f"{name} {result.verdict}" for name, result in self._results.items()]
+        verdicts = [f"{name} {self._results[name].verdict}" for name in self._checkers if name in self._results]
         return f"{self.address}: {', '.join(verdicts)}"
 
     def _page(self) -> str:
         return page.render(dict(self._results), self._board, time.time(), list(self._checkers), dict(self._models))
+
+    def _checker(self, model: Model, config: Config) -> Checker:
+        return Checker(model, config.provider, config.audit_interval, self._state)
+
+    def _server(self, config: Config) -> WebServer:
+        return WebServer(
+            config.listen, file=config.file, page=self._page, metrics=self._exposition.text, health=self.health
+        )
+
+    # ----------------------------------------------------------------------------------------------- reload
+
+    def _reload(self) -> None:
+        """Take the configuration file as it is now: all of it, or nothing and one line that says why."""
+        notify.reloading()
+        try:
+            config = reload.read(self._config)
+            web = self._bound(config)
+        except Exception as error:  # a defect that shows here must not end what has worked so far
+            self._exposition.reload_failed()
+            logger.error("config_not_reloaded", error=str(error) if isinstance(error, UsageError) else _defect(error))
+        else:
+            self._adopt(config, web)
+        notify.ready()
+        notify.status(self._summary())
+
+    def _bound(self, config: Config) -> WebServer:
+        """The server at the address of ``config``, which answers already. Raises :class:`UsageError`."""
+        if config.listen == self._config.listen:
+            return self._web
+        web = self._server(config)
+        try:
+            web.start()
+        except UsageError:
+            if config.listen[1] != self._config.listen[1]:
+                raise
+            # 0.0.0.0 cannot be had as long as 127.0.0.1 with the same port is: the old one goes first, or comes back.
+            self._web.stop()
+            try:
+                web.start()
+            except UsageError:
+                self._web.start()
+                raise
+        return web
+
+    def _adopt(self, config: Config, web: WebServer) -> None:
+        """Put ``config`` in the place of the old one. Nothing here can fail."""
+        changes = reload.changes(self._config, config)
+        made = {model.name: self._checker(model, config) for model in config.models}
+        with self._lock:
+            for name in (*changes.removed, *changes.changed):
+                self._retired.add(name, self._checkers[name])
+            for name in changes.unchanged:
+                made[name] = self._checkers[name]
+                made[name].audit_interval = config.audit_interval
+            self._checkers = made
+            self._exposition.reloaded(made, time.time())
+            self._expect(config.interval)
+            self._remarked = {remark for remark in self._remarked if remark[1] in changes.unchanged}
+            self._forget()
+        self._reschedule(changes, config.interval)
+        old, self._config, self._web = self._web, config, web
+        if old is not web:
+            old.stop()
+        told = {**changes._asdict(), "address": self.address, "interval_seconds": config.interval}
+        logger.info("config_reloaded", **told)
+
+    def _reschedule(self, changes: reload.Changes, interval: float) -> None:
+        for name in changes.removed:
+            self._schedule.remove(name)
+        for name in (*changes.unchanged, *changes.changed):
+            self._schedule.replace(name, interval, partial(self._check, name))
+        for name in changes.added:
+            self._schedule.add(name, interval, partial(self._check, name))
+        for name in changes.changed:  # what was measured before the change is not true any more
+            self._schedule.hasten(name, 0.0)
+
+    def _expect(self, interval: float) -> None:
+        self._exposition.expect(interval, {name: checker.longest for name, checker in self._checkers.items()})
+
+    def _forget(self) -> None:
+        """Drop the models that were not watched for longest; those that left lately are kept, bounded in number."""
+        names = self._models.keys() | self._results.keys()
+        checked = [(self._results[name].timestamp if name in self._results else 0.0, name) for name in names]
+        for name in reload.forgettable(checked, self._checkers):
+            with contextlib.suppress(StateWriteError):  # then a later reload or start does it
+                self._state.forget(name)
+            self._models.pop(name, None)
+            self._results.pop(name, None)
+
+
+def _defect(error: Exception) -> str:
+    return f"a defect of npumon: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -28,6 +28,12 @@ def spec_of(model: Model, provider: str) -> Spec:
     )
 
 
+def settings_of(model: Model) -> dict[str, str]:
+    """What shapes the session of ``model`` besides the provider's options, as texts."""
+    settings = {f"dims.{name}": str(size) for name, size in model.dims.items()}
+    return settings | {f"session.{name}": str(value) for name, value in model.session.items()}
+
+
 def identity_of(path: Path, provider: str) -> tuple[object, ...]:
     """Changes when the model's file or the runtime's packages do.
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +26,26 @@ from monitor.wire import Spec
 SUFFIX: Final = ".study.json"
 VERSION: Final = 1
 SIZE_LIMIT: Final = 64 * 2**20  # a study of 360 nodes has 130 kB
+
+
+class Studies(Protocol):
+    """Where studies are kept between probe lives."""
+
+    def study(self, key: str) -> Study | None: ...
+    def put_study(self, key: str, study: Study) -> None: ...
+
+
+class Memory:
+    """Studies for the length of one command."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, Study] = {}
+
+    def study(self, key: str) -> Study | None:
+        return self._studies.get(key)
+
+    def put_study(self, key: str, study: Study) -> None:
+        self._studies[key] = study
 
 
 class StudyFile(Struct, frozen=True, tag="npumon study", tag_field="format"):

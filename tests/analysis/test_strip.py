@@ -12,7 +12,8 @@ from monitor.analysis import strip as strips
 from monitor.analysis.times import handoffs
 from monitor.config import Model
 from monitor.records import CheckResult, Profile, SessionFacts, Span, Strip, Study
-from monitor.service.check import Checker, Memory
+from monitor.service.check import Checker
+from monitor.service.studies import Memory
 from tests import models
 from tests.published import published
 

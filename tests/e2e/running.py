@@ -221,6 +221,12 @@ class Running:
 
     # -------------------------------------------------------------------------------------------- its processes
 
+    def reload(self, event: str = "config_reloaded") -> Line:
+        """Have it read its configuration again; the line that says what came of it."""
+        count = len(self.told(event)) + 1
+        self.process.send_signal(signal.SIGHUP)
+        return self.wait(event, count=count)
+
     def children(self) -> set[int]:
         """The ids of its living child processes."""
         return children(self.process.pid)
@@ -288,10 +294,15 @@ def write_config(
     interval: str = "2s",
     options: Mapping[str, str] | None = None,
     head: Sequence[str] = (),
+    listen: str = "",
 ) -> Path:
-    """A configuration in ``folder`` on a free port: soc_model 60, few replays, a CV gate that a busy machine passes."""
+    """A configuration in ``folder``: soc_model 60, few replays, a CV gate that a busy machine passes.
+
+    ``listen`` is a free port by default; to write the configuration again for a reload, pass it on.
+    """
     runtime = {"soc_model": "60"} if options is None else options
-    lines = ["[monitor]", f'listen = "127.0.0.1:{free_port()}"', 'state = "state"', f'interval = "{interval}"']
+    listen = listen or f"127.0.0.1:{free_port()}"
+    lines = ["[monitor]", f'listen = "{listen}"', 'state = "state"', f'interval = "{interval}"']
     lines += ["[runtime.options]", *(f"{key} = {json.dumps(value)}" for key, value in runtime.items()), *head]
     for name, settings in models.items():
         lines += ["[[models]]", f'name = "{name}"']

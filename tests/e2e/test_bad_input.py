@@ -298,7 +298,7 @@ def test_a_probe_that_reports_nan_is_not_believed(good: Path, monkeypatch: pytes
     argv = (sys.executable, str(Path(__file__).with_name("nan_probe.py")))
     monkeypatch.setattr(check, "ProbeHandle", functools.partial(ProbeHandle, argv))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    checker = check.Checker(Model("m", good, options={"soc_model": "60"}), "qnn", 3600.0, check.Memory())
+    checker = check.Checker(Model("m", good, options={"soc_model": "60"}), "qnn", 3600.0, studies.Memory())
     try:
         result = checker.check()
     finally:

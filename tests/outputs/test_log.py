@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,48 @@ def test_ops_are_told_one_a_line() -> None:
     assert len(lines) == 7
     assert lines[1].strip() == "Conv conv1 (50.0 % of FLOPs): Dynamic shape"
     assert lines[-1].strip() == "and 5 more"
+
+
+def logged_to(path: Path, journal: str | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a service writes into ``path`` with this ``JOURNAL_STREAM``; ``{}`` stands for the file itself."""
+    with path.open("w", encoding="utf-8") as stream:
+        status = path.stat()
+        if journal is None:
+            monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+        else:
+            monkeypatch.setenv("JOURNAL_STREAM", journal.replace("{}", f"{status.st_dev}:{status.st_ino}"))
+        log.configure(stream)
+        log.logger.error("check_failed")
+        log.logger.warning("latency_shifted", text="a\nb")
+        log.logger.info("stopped")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_journald_is_told_the_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where stdout is the journal's stream (here a file plays it), each line is ``<N>`` and the same JSON object."""
+    lines = logged_to(tmp_path / "journal", "{}", monkeypatch)
+    assert [line[:3] for line in lines] == ["<3>", "<4>", "<6>"]
+    documents = [json.loads(line[3:]) for line in lines]
+    assert [document["event"] for document in documents] == ["check_failed", "latency_shifted", "stopped"]
+    assert [document["level"] for document in documents] == ["error", "warning", "info"]
+
+
+@pytest.mark.parametrize("journal", [None, "", "8:1", "1{}", "{}0", "nonsense"])
+def test_no_prefix_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str | None) -> None:
+    """Redirected into a file, a line is JSON from its first character, also if a service's environment is left."""
+    for line in logged_to(tmp_path / "file", journal, monkeypatch):
+        assert json.loads(line)
+
+
+def test_a_pipe_can_be_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal's stream is recognized by device and inode, whatever kind of file it is."""
+    reading, writing = os.pipe()
+    status = os.fstat(writing)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    with open(reading, encoding="utf-8") as read, open(writing, "w", encoding="utf-8") as stream:
+        log.configure(stream)
+        log.logger.error("check_failed")
+        assert read.readline().startswith('<3>{"timestamp":')
 
 
 def test_debug_is_not_logged() -> None:

@@ -18,17 +18,32 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monitor.errors import UsageError
+from monitor.outputs import database
 from monitor.outputs import state as module
-from monitor.outputs.state import EVENTS, FILE, REPLAYS, STUDIES, State, StateWriteError, study_key
-from monitor.records import CheckResult, Event, Execution, Incident, Latency, ModelState, Node, Study
+from monitor.outputs.database import FILE
+from monitor.outputs.state import REQUESTS, STUDIES, State, StateWriteError, study_key
+from monitor.outputs.stored import EVENTS, REPLAYS, Reader
+from monitor.records import BaselineRequest, CheckResult, Event, Execution, Incident, Latency, ModelState, Node, Study
 
 CONFIG = Path("/etc/npumon.toml")
 ROOT = Path(__file__).resolve().parents[2]
+ACCEPT = BaselineRequest("m", "accept")
+
+# The schema as npumon 0.1.0 had it; never to be changed.
+SCHEMA_1 = """
+CREATE TABLE results (model TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (model TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE replays (seq INTEGER PRIMARY KEY, model TEXT NOT NULL, record BLOB NOT NULL);
+CREATE INDEX replays_of ON replays (model, seq);
+CREATE TABLE studies (key TEXT PRIMARY KEY, used INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
+"""
 
 
 def check(model: str = "m", number: int = 1) -> tuple[CheckResult, ModelState, list[Event]]:
@@ -275,15 +290,44 @@ def test_an_older_database_is_brought_up_in_one_go(directory: Path, monkeypatch:
     """A migration keeps what is there; one that fails half-way changes nothing."""
     with contextlib.closing(State.open(directory, CONFIG)) as state:
         state.save_check(*check())
-    monkeypatch.setattr(module, "VERSION", 2)
-    steps = dict(module._MIGRATIONS)
-    monkeypatch.setattr(module, "_MIGRATIONS", steps | {1: "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1)"})
+    monkeypatch.setattr(database, "VERSION", 3)
+    steps = dict(database._MIGRATIONS)
+    monkeypatch.setattr(database, "_MIGRATIONS", steps | {2: "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1)"})
     with pytest.raises(UsageError, match="no such table: nowhere"):
         State.open(directory, CONFIG)
-    monkeypatch.setattr(module, "_MIGRATIONS", steps | {1: "CREATE TABLE extra (x)"})
+    monkeypatch.setattr(database, "_MIGRATIONS", steps | {2: "CREATE TABLE extra (x)"})
     with contextlib.closing(State.open(directory, CONFIG)) as state:
         assert ids(state) == [1]
         assert state.notes == []
+
+
+def made_by_version_1(directory: Path) -> None:
+    """A database as version 1 left it, with one check."""
+    directory.mkdir(parents=True)
+    result, memory, events = check()
+    with contextlib.closing(sqlite3.connect(directory / FILE, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in SCHEMA_1.split(";"):  # as it was run: SQLite keeps the text of each
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("INSERT INTO results VALUES ('m', ?)", (msgspec.msgpack.encode(result),))
+        connection.execute("INSERT INTO models VALUES ('m', ?)", (msgspec.msgpack.encode(memory),))
+        connection.execute("INSERT INTO events (record) VALUES (?)", (msgspec.msgpack.encode(events[0]),))
+        row = ("m", msgspec.msgpack.encode(result.latency))
+        connection.execute("INSERT INTO replays (model, record) VALUES (?, ?)", row)
+
+
+def test_a_database_of_version_1_is_brought_up(directory: Path) -> None:
+    """All that version 1 recorded is there afterwards, none of it is set aside, and requests can be left."""
+    made_by_version_1(directory)
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state.notes == []
+        assert state.results() == {"m": check()[0]}
+        assert state.model_states() == {"m": check()[1]}
+        assert (ids(state), len(state.replays("m"))) == ([1], 1)
+        state.request(ACCEPT)
+        assert [request for _, request in state.requests("m")] == [ACCEPT]
+    assert [file.name for file in directory.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize(
@@ -295,17 +339,19 @@ def test_an_older_database_is_brought_up_in_one_go(directory: Path, monkeypatch:
         "UPDATE {table} SET record = 5",
     ],
 )
-@pytest.mark.parametrize("table", ["results", "models", "events", "replays", "studies"])
+@pytest.mark.parametrize("table", ["results", "models", "events", "replays", "studies", "requests"])
 def test_a_row_that_does_not_decode_is_dropped_with_a_note(directory: Path, table: str, statement: str) -> None:
     """A row of another version or with damage is named once and gone; the other tables are not touched."""
     with contextlib.closing(State.open(directory, CONFIG)) as state:
         state.save_check(*check())
         state.put_study("key", study())
+        state.request(ACCEPT)
     with contextlib.closing(sqlite3.connect(directory / FILE)) as connection, connection:
         connection.execute(statement.format(table=table))
     for expected in (1, 0):
         with contextlib.closing(State.open(directory, CONFIG)) as state:
-            found = (state.results(), state.model_states(), state.events(), state.replays("m"), state.study("key"))
+            found = [state.results(), state.model_states(), state.events(), state.replays("m"), state.study("key")]
+            found.append(state.requests("m"))
             assert sum(not part for part in found) == 1
             assert len(state.notes) == expected
             assert all(table in note and "\n" not in note for note in state.notes)
@@ -384,3 +430,242 @@ def test_kill_at_any_moment_loses_and_doubles_nothing(directory: Path) -> None:
             assert state.model_states()["m"] == check("m", stored[-1])[1]
             assert state.results()["m"] == check("m", stored[-1])[0]
             assert state.notes == []
+
+
+# ------------------------------------------------------------------------------------------------- requests
+
+
+def test_requests_wait_until_a_check_has_served_them(state: State) -> None:
+    """Requests come back by model, oldest first, and those that a saved check has served are gone with it."""
+    asked = [ACCEPT, BaselineRequest("m", "forget", "ab"), BaselineRequest("other", "forget")]
+    for request in asked:
+        state.request(request)
+    assert [request for _, request in state.requests("m")] == asked[:2]
+    assert [request for _, request in state.requests("other")] == asked[2:]
+    first = state.requests("m")[0][0]
+    state.save_check(*check(), served=[first])
+    assert [request for _, request in state.requests("m")] == asked[1:2]
+    assert [request for _, request in state.requests("other")] == asked[2:]
+
+
+def test_a_request_of_another_process_is_seen_by_the_daemon(directory: Path, state: State) -> None:
+    """What a command leaves beside a running daemon is there at its next look, and outlives both."""
+    with contextlib.closing(State.attach(directory, CONFIG)) as command:
+        command.request(ACCEPT)
+    assert [request for _, request in state.requests("m")] == [ACCEPT]
+    state.close()
+    with contextlib.closing(State.open(directory, CONFIG)) as again:
+        assert [request for _, request in again.requests("m")] == [ACCEPT]
+
+
+def test_a_request_is_not_served_twice_when_the_check_is_owed(directory: Path, state: State) -> None:
+    """While the disk is full, what an owed check has served is not handed out again; then it goes with the check."""
+    state.request(ACCEPT)
+    ((number, _),) = state.requests("m")
+    with full_disk(1):
+        for served in ([number], []):
+            with pytest.raises(StateWriteError):
+                state.save_check(*check(), served=served)
+            assert state.requests("m") == []
+        with Reader(directory, CONFIG) as reader:
+            assert [request for _, request in reader.requests("m")] == [ACCEPT]
+    state.save_check(*check("other"))
+    with Reader(directory, CONFIG) as reader:
+        assert reader.requests("m") == []
+
+
+def test_requests_are_bounded(state: State) -> None:
+    """Nobody fills the disk with requests that no daemon serves: the oldest make room."""
+    for number in range(REQUESTS + 3):
+        state.request(BaselineRequest("m", "forget", str(number)))
+    assert [request.baseline for _, request in state.requests("m")] == [str(n) for n in range(3, REQUESTS + 3)]
+
+
+def test_a_forgotten_model_has_no_requests(state: State) -> None:
+    """A model that is configured anew does not get what was asked for its predecessor."""
+    state.request(ACCEPT)
+    state.request(BaselineRequest("other", "accept"))
+    state.forget("m")
+    assert state.requests("m") == []
+    assert len(state.requests("other")) == 1
+
+
+def test_a_request_that_a_full_disk_refuses_is_an_error(directory: Path, state: State) -> None:
+    """Nobody is told that the daemon will do what it will never know."""
+    with (
+        contextlib.closing(State.attach(directory, CONFIG)) as command,
+        full_disk(1),
+        pytest.raises(StateWriteError, match="the state cannot be written: "),
+    ):
+        command.request(ACCEPT)
+
+
+# ------------------------------------------------------------------------------------------ beside the daemon
+
+
+def refused(directory: Path) -> str:
+    """The one line that both ways of opening for a command give, but for the word for what they cannot do."""
+    lines = []
+    for attempt in (lambda: Reader(directory, CONFIG), lambda: State.attach(directory, CONFIG)):
+        with pytest.raises(UsageError) as caught:
+            attempt()
+        lines.append(str(caught.value).replace(": cannot write ", ": cannot read "))
+    assert lines[0] == lines[1]
+    return lines[0]
+
+
+NOTHING = "/etc/npumon.toml: monitor.state: {}: nothing was recorded yet; start npumon run -c /etc/npumon.toml"
+
+
+def test_a_command_makes_no_state(directory: Path) -> None:
+    """Without a state a command says that nothing was recorded yet, and leaves no directory behind."""
+    assert refused(directory) == NOTHING.format(directory)
+    assert not directory.exists()
+    directory.mkdir(parents=True)
+    assert refused(directory) == NOTHING.format(directory)
+    (directory / FILE).touch()  # as a daemon has it for a moment when it starts
+    assert refused(directory) == NOTHING.format(directory)
+    assert (directory / FILE).stat().st_size == 0
+    assert refused(directory / FILE) == NOTHING.format(directory / FILE)
+
+
+def test_a_command_migrates_nothing(directory: Path) -> None:
+    """The database of an older npumon is left to its daemon, that of a newer one to its commands."""
+    made_by_version_1(directory)
+    path = directory / FILE
+    assert refused(directory) == (
+        f"/etc/npumon.toml: monitor.state: {path} is of version 1, from an older npumon; "
+        "restart npumon run -c /etc/npumon.toml, which brings it up to date"
+    )
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert refused(directory) == (
+        f"/etc/npumon.toml: monitor.state: {path} is of version 99, from a newer npumon; use that one's command"
+    )
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+def test_a_command_sets_nothing_aside(directory: Path) -> None:
+    """A damaged file is named and left to the daemon, which keeps it aside."""
+    directory.mkdir(parents=True)
+    (directory / FILE).write_text("no database" * 1000, encoding="utf-8")
+    assert refused(directory) == (
+        f"/etc/npumon.toml: monitor.state: cannot read {directory / FILE}: file is not a database; "
+        "restart npumon run -c /etc/npumon.toml, which keeps a damaged file aside and starts a new one"
+    )
+    assert [file.name for file in directory.iterdir()] == [FILE]
+
+
+def test_damage_that_shows_while_reading_is_one_line(directory: Path) -> None:
+    """A table that is not there, or pages that make no sense, end a command with one line, never a traceback."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check())
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as connection:
+        connection.execute("DROP TABLE events")
+    with Reader(directory, CONFIG) as reader:
+        assert reader.results() == {"m": check()[0]}
+        with pytest.raises(UsageError) as caught:
+            reader.events()
+    assert str(caught.value) == (
+        f"/etc/npumon.toml: monitor.state: cannot read {directory / FILE}: no such table: events; "
+        "restart npumon run -c /etc/npumon.toml, which keeps a damaged file aside and starts a new one"
+    )
+
+
+def test_a_state_of_somebody_else_is_one_line() -> None:
+    """Who may not read or write the daemon's state is told as whom to run the command."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        directory = Path(folder)
+        State.open(directory, CONFIG).close()
+        directory.chmod(0o755)
+        (directory / FILE).chmod(0o600 if os.geteuid() == 0 else 0)
+        with nobody():
+            line = refused(directory)
+    assert line == (
+        f"/etc/npumon.toml: monitor.state: cannot read {directory / FILE}: Permission denied; "
+        "run this as the user that npumon run runs as, or as root"
+    )
+
+
+def test_a_state_on_a_disk_that_became_read_only_can_be_read() -> None:
+    """Where SQLite can make no files beside the database, a command reads it all the same, and cannot write it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        directory = Path(folder)
+        with contextlib.closing(State.open(directory, CONFIG)) as state:
+            state.save_check(*check())
+        (directory / FILE).chmod(0o666)
+        directory.chmod(0o555)
+        with nobody():
+            with Reader(directory, CONFIG) as reader:
+                assert [event.id for event in reader.events()] == ["1"]
+            with pytest.raises(UsageError) as caught:
+                State.attach(directory, CONFIG)
+        assert str(caught.value) == (
+            f"/etc/npumon.toml: monitor.state: cannot write {directory / FILE}: "
+            "attempt to write a readonly database; run this as the user that npumon run runs as, or as root"
+        )
+
+
+def test_a_state_on_a_full_disk_can_be_read(directory: Path) -> None:
+    """A full disk is when somebody asks what happened: without a daemon, nothing has to be written for the answer."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check())
+    with full_disk(1), Reader(directory, CONFIG) as reader:
+        assert [event.id for event in reader.events()] == ["1"]
+
+
+def test_what_is_only_in_the_log_is_not_read_past(directory: Path) -> None:
+    """Where the newest checks are in SQLite's log and it cannot be read, a command refuses rather than tell less."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check())
+        copy = directory.parent / "copy"
+        copy.mkdir()
+        for name in (FILE, f"{FILE}-wal"):
+            (copy / name).write_bytes((directory / name).read_bytes())
+    with full_disk(1), pytest.raises(UsageError) as caught:
+        Reader(copy, CONFIG)
+    assert str(caught.value) == (
+        f"/etc/npumon.toml: monitor.state: cannot read {copy / FILE}: disk I/O error; "
+        "free space there, or look for errors of the disk in the kernel's log"
+    )
+    with Reader(copy, CONFIG) as reader:
+        assert [event.id for event in reader.events()] == ["1"]
+
+
+def test_a_busy_state_is_one_line(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process holds the file for itself for long, the command says so instead of waiting for ever."""
+    State.open(directory, CONFIG).close()
+    monkeypatch.setattr(database, "_PATIENCE", 0.05)
+    with contextlib.closing(sqlite3.connect(directory / FILE, isolation_level=None)) as holder:
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        assert refused(directory) == (
+            f"/etc/npumon.toml: monitor.state: cannot read {directory / FILE}: database is locked; try again"
+        )
+
+
+def test_a_reader_sees_one_moment_and_holds_nobody_up(directory: Path, state: State) -> None:
+    """While a command reads, the daemon writes on; the command's answers belong together, the next one's are new."""
+    state.save_check(*check(number=1))
+    with Reader(directory, CONFIG) as reader:
+        assert reader.results()["m"] == check(number=1)[0]
+        state.save_check(*check(number=2))
+        assert [event.id for event in reader.events()] == ["1"]
+        assert reader.model_states()["m"] == check(number=1)[1]
+    with Reader(directory, CONFIG) as reader:
+        assert [event.id for event in reader.events()] == ["1", "2"]
+
+
+def test_a_reader_leaves_a_row_that_it_cannot_decode(directory: Path, state: State) -> None:
+    """A damaged row is named and left out of the answer; dropping it is the daemon's."""
+    state.save_check(*check(number=1))
+    state.save_check(*check(number=2))
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as connection, connection:
+        connection.execute("UPDATE events SET record = x'c1' WHERE seq = 1")
+    for _ in range(2):
+        with Reader(directory, CONFIG) as reader:
+            assert [event.id for event in reader.events()] == ["2"]
+            (note,) = reader.notes
+            assert note.startswith("the state's events row 1 is not readable (")
+            assert note.endswith(") and is left out")

@@ -17,7 +17,8 @@ from monitor import wire
 from monitor.config import Model
 from monitor.records import CheckResult, Profile, SessionFacts, Study
 from monitor.service import studies
-from monitor.service.check import Checker, Memory
+from monitor.service.check import Checker
+from monitor.service.studies import Memory
 from monitor.service.handle import ProbeHandle
 from monitor.service.offboard import make_study
 from tests import models

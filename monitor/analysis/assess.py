@@ -1,0 +1,282 @@
+"""From what was known of a model and what a check found: the verdict with its memory, the next state, the events.
+
+A pure function (state, evidence, gate) -> (state, verdict, events). ``analysis.verdict`` has judged what the audit
+alone shows. Here the latency joins it, which only its history can judge: one stall is nothing, and a level is a level
+only if it stays. The state is kept with the events in one transaction, so that a restart neither repeats nor loses a
+line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from monitor.analysis import baselines, incidents, level, slow
+from monitor.analysis.circumstances import circumstances
+from monitor.analysis.incidents import Teller
+from monitor.config import Gate
+from monitor.records import (
+    BaselineRequest,
+    Board,
+    CheckResult,
+    Digest,
+    Event,
+    Latency,
+    ModelState,
+    Rates,
+    Shifted,
+    Standing,
+    Unstable,
+)
+
+TOLD_AGAIN = 1.1
+"""A shifted level that rose this much further is told again."""
+SPREAD_CHECKS = 7
+"""Most of so many checks must scatter beyond the gate: a co-runner spreads the replays of a few."""
+_CIRCUMSTANCES = 2  # in one sentence
+
+
+class Assessment(NamedTuple):
+    """The model's next state, the check with its final verdict, and the events that lead there, in order."""
+
+    state: ModelState
+    result: CheckResult
+    events: tuple[Event, ...]
+
+    @property
+    def alarms(self) -> bool:
+        """Whether the latency has just gone wrong, which a fresh audit may explain."""
+        return any(event.event in ("latency_unstable", "latency_shifted") for event in self.events)
+
+
+def assess(
+    state: ModelState, result: CheckResult, gate: Gate, board: Board, requests: Sequence[BaselineRequest] = ()
+) -> Assessment:
+    """Take one check in. ``result`` comes with the verdict on its placement and outputs.
+
+    ``requests`` are what people asked of the model's baselines since the check before.
+    """
+    teller = Teller(result, board)
+    for request in requests:
+        state = _served(state, request, result, teller)
+    state = replace(state, failure=incidents.failure(state.failure, result, teller))
+    if result.error is not None:
+        return Assessment(state, result, tuple(teller.events))
+    state = _identified(state, result, board, teller)
+    state = replace(state, fallback=incidents.fallback(state.fallback, result, teller))
+    if result.latency is not None and result.verdict in ("healthy", "degraded"):
+        state = _timed(state, result, result.latency, gate, teller)
+        result = _judged(state, result, gate)
+    return Assessment(state, result, tuple(teller.events))
+
+
+def undecided(state: ModelState, latency: Latency, gate: Gate) -> bool:
+    """Whether the replays so far are too odd to be healthy and too few to say so: more of them would tell."""
+    if state.unstable is not None:
+        return False
+    digests = (*state.digests, slow.digest(latency, 0.0))[-slow.MOST :]
+    found = slow.find(digests, _rates(state))
+    return found is not None and slow.ALARM <= found.odds < slow.DOUBT and _matters(found, gate)
+
+
+def standing(state: ModelState, result: CheckResult, gate: Gate) -> Standing:
+    """What the model is measured against now, and which incidents are open."""
+    baseline = baselines.counting(state)
+    outputs = result.verdict == "degraded" and result.cause is None
+    shown = {
+        "fallback": state.fallback,
+        "unstable": state.unstable,
+        "shifted": state.shifted,
+        "outputs": outputs,
+        "failure": state.failure,
+    }
+    return Standing(
+        baseline_seconds=baseline.median_seconds if baseline else None,
+        gate_npu_flops=gate.npu_flops,
+        gate_cv=gate.cv,
+        gate_median_seconds=baselines.limit(gate, state),
+        incidents={kind: bool(open_) for kind, open_ in shown.items()},
+    )
+
+
+def _served(state: ModelState, request: BaselineRequest, result: CheckResult, teller: Teller) -> ModelState:
+    if request.action == "forget":
+        return baselines.forget(state, request.baseline)
+    accepted = baselines.accept(state, result.timestamp, request.baseline)
+    if accepted is not state and state.shifted is not None:
+        teller.tell("latency_recovered", state.shifted.id, "this level was accepted as normal", "slow_accelerator")
+        accepted = replace(accepted, shifted=None)
+    return accepted
+
+
+def _identified(state: ModelState, result: CheckResult, board: Board, teller: Teller) -> ModelState:
+    """Notice another model, runtime, SoC or setting, and compare with what was normal before."""
+    identity, before = baselines.identify(state, result, board), baselines.present(state)
+    if identity is None:
+        return state
+    after = baselines.enter(state, identity, result)
+    if before is not None and before.identity != identity:
+        now = baselines.compare(state, after.baselines[0], result)
+        if before.identity.model_sha256 != identity.model_sha256:
+            teller.tell("model_changed", teller.id("model"), now)
+        else:
+            teller.tell("runtime_changed", teller.id("runtime"), now)
+    return after
+
+
+def _timed(state: ModelState, result: CheckResult, latency: Latency, gate: Gate, teller: Teller) -> ModelState:
+    """The state after this check's replays."""
+    remembered = (*state.digests, slow.digest(latency, result.timestamp))
+    aged, digests = remembered[: -slow.MOST], remembered[-slow.MOST :]
+    baseline, limit = baselines.counting(state), baselines.limit(gate, state)
+    teller.baseline = baseline.median_seconds if baseline else None
+    unstable = _unstable(state, digests, result, gate, teller)
+    if state.unstable is not None and unstable is None:
+        digests = tuple(replace(one, rounds=()) for one in digests)  # what is over must not raise it again
+    shifted = _shifted(state.shifted, digests, limit, teller.baseline, result, teller)
+    state = replace(state, digests=digests, unstable=unstable, shifted=shifted)
+    if result.verdict == "healthy" and unstable is None and not (shifted and shifted.gated):
+        state = baselines.learn(state, result, aged)
+    return state
+
+
+def _unstable(
+    state: ModelState, digests: tuple[Digest, ...], result: CheckResult, gate: Gate, teller: Teller
+) -> Unstable | None:
+    open_, rates = state.unstable, _rates(state)
+    if open_ is None:
+        incident, reason = _found_unstable(digests, rates, gate, teller.id("unstable"), result.timestamp)
+        if incident is not None:
+            teller.tell("latency_unstable", incident.id, _explained(reason, result), "slow_accelerator")
+        return incident
+    if open_.band is None:
+        over = level.is_back([one.spread_ratio for one in digests], gate.cv)
+    else:
+        open_ = slow.calm(open_, digests[-1], rates)
+        over = open_.calm >= slow.CALM * (1 - 1e-9)
+    if over:
+        teller.tell("latency_recovered", open_.id, "the replays take the same time again", "slow_accelerator")
+    return None if over else open_
+
+
+def _found_unstable(
+    digests: tuple[Digest, ...], rates: Rates, gate: Gate, name: str, now: float
+) -> tuple[Unstable | None, str]:
+    found = slow.find(digests, rates)
+    if found is not None and found.odds < slow.ALARM and _matters(found, gate):
+        many = f"{_percent(found.ratio)} of the replays take {found.separation:.2g} times as long as the others"
+        usual = f"in healthy checks {_percent(found.usual)} did" if rates.rounds else "more than stalls explain"
+        return Unstable(
+            name, now, (), "slow_accelerator", found.ratio, found.separation, found.band
+        ), f"{many}, {usual}"
+    if level.exceeds([one.spread_ratio for one in digests], gate.cv, SPREAD_CHECKS):
+        spread = f"the latency scatters by {_percent(digests[-1].spread_ratio)} without its outliers"
+        return Unstable(name, now, (), "slow_accelerator"), f"{spread}, the gate is {_percent(gate.cv)}"
+    return None, ""
+
+
+def _shifted(
+    open_: Shifted | None,
+    digests: tuple[Digest, ...],
+    limit: float | None,
+    baseline: float | None,
+    result: CheckResult,
+    teller: Teller,
+) -> Shifted | None:
+    medians = [one.median_seconds for one in digests]
+    beyond = limit is not None and level.exceeds(medians, limit)
+    recent = level.level(digests[-3:])
+    if open_ is None:
+        step = level.step(digests)
+        if limit is not None and beyond:
+            reference = baseline or (step.reference if step else limit)
+            incident = Shifted(teller.id("shifted"), result.timestamp, (), "slow_accelerator", reference, recent, True)
+            reason = f"{_over(recent, limit)}; {_how(step, baseline)}"
+        elif step is not None:
+            name = teller.id("shifted")
+            incident = Shifted(name, result.timestamp, (), "slow_accelerator", step.reference, step.level)
+            reason = f"{_how(step, baseline)}, within its gate"
+        else:
+            return None
+        teller.tell("latency_shifted", incident.id, _explained(reason, result), "slow_accelerator")
+        return incident
+    if limit is not None and (beyond or (open_.gated and not level.is_back(medians, limit))):
+        if not open_.gated:
+            teller.tell("latency_shifted", open_.id, _explained(_over(recent, limit), result), "slow_accelerator")
+        return replace(open_, gated=True, level_seconds=max(open_.level_seconds, recent))
+    if level.is_back(medians, (open_.reference_seconds * open_.level_seconds) ** 0.5 / level.RELIEF):
+        back = f"the median is back at {_time(recent)}"
+        teller.tell("latency_recovered", open_.id, back, "slow_accelerator")
+        return None
+    longer = digests[-level.STRETCHES[-1].checks :]
+    if not open_.gated and min(one.median_seconds for one in longer) > TOLD_AGAIN * open_.level_seconds:
+        now = level.level(longer)
+        further = f"the median rose further, from {_time(open_.level_seconds)} to {_time(now)}, within its gate"
+        teller.tell("latency_shifted", open_.id, _explained(further, result), "slow_accelerator")
+        return replace(open_, level_seconds=now)
+    return replace(open_, gated=False)
+
+
+def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
+    """The verdict on the whole: what the audit shows comes first, then the median, then the spread."""
+    if result.verdict != "healthy":
+        return result
+    shifted, unstable, latency = state.shifted, state.unstable, result.latency
+    limit = baselines.limit(gate, state)
+    assert latency is not None
+    if shifted is not None and shifted.gated and limit is not None:
+        now = level.level(state.digests[-3:])
+        over = _over(now, limit) if now > limit else f"the median of {_time(now)} is not yet back for good"
+        reason = f"{_explained(over, result)}, since {_clock(shifted.since)}"
+        return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="median")
+    if unstable is not None:
+        many = f"{_percent(unstable.ratio)} of the replays took {unstable.separation:.2g} times as long"
+        what = many if unstable.band else f"the latency scatters beyond its gate of {_percent(gate.cv)}"
+        reason = f"{_explained(what, result)}, since {_clock(unstable.since)}"
+        return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="cv")
+    if shifted is not None:
+        was = f"the median rose from {_time(shifted.reference_seconds)} to {_time(shifted.level_seconds)}"
+        return replace(result, reason=f"{result.reason}; {was} at {_clock(shifted.since)}, within its gate")
+    return result
+
+
+def _rates(state: ModelState) -> Rates:
+    now = baselines.present(state)
+    return now.rates if now else Rates()
+
+
+def _matters(found: slow.Finding, gate: Gate) -> bool:
+    """A slow mode that adds less than half of the spread that the gate allows is none of its business."""
+    return found.cv >= gate.cv / 2
+
+
+def _explained(what: str, result: CheckResult) -> str:
+    """``what`` is wrong with the latency, that the placement is not to blame, and what the board has to say."""
+    found = circumstances(result.before, result.after, result.latency)[:_CIRCUMSTANCES]
+    intact = result.second_look or "with the placement intact"
+    return "; ".join([f"{what}, {intact}" if not result.second_look else f"{what}; {intact}", *(c.text for c in found)])
+
+
+def _how(step: level.Step | None, baseline: float | None) -> str:
+    if step is not None:
+        return f"it stepped from {_time(step.reference)} to {_time(step.level)} at {_clock(step.since)}"
+    return f"it drifted there from {_time(baseline)}" if baseline else "no earlier level is known"
+
+
+def _over(median: float, limit: float) -> str:
+    return f"the median of {_time(median)} exceeds its gate of {_time(limit)}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.2g} %" if ratio < 0.1 else f"{100 * ratio:.0f} %"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _clock(timestamp: float) -> str:
+    return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M} UTC"

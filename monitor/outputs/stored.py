@@ -1,0 +1,124 @@
+"""What the state holds, as records: the queries that the daemon and the commands have in common.
+
+:class:`Reader` is the commands' side. It never writes, so that a question about a running daemon cannot disturb it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from monitor.outputs import database
+from monitor.outputs.database import SqliteError, line
+from monitor.records import BaselineRequest, CheckResult, Event, Latency, ModelState
+
+EVENTS: Final = 1000
+REPLAYS: Final = 100
+"""Checks whose raw replays are kept, of each model."""
+
+_Record = TypeVar("_Record", bound=Struct)
+
+
+class Stored:
+    """An open database. Any thread may use it; calls wait for each other.
+
+    ``notes`` collects sentences about what was found damaged.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, notes: Iterable[str] = ()) -> None:
+        self.notes: list[str] = list(notes)
+        self._connection = connection
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def results(self) -> dict[str, CheckResult]:
+        """The last check of each model."""
+        return self._by_model("results", CheckResult)
+
+    def model_states(self) -> dict[str, ModelState]:
+        """What is remembered of each model."""
+        return self._by_model("models", ModelState)
+
+    def events(self, limit: int = EVENTS) -> list[Event]:
+        """The last ``limit`` events of all models, oldest first; at most 1000 are kept."""
+        rows = self._rows("SELECT seq, record FROM events ORDER BY seq DESC LIMIT ?", limit)
+        return [event for _, event in self._decoded("events", "seq", rows, Event)][::-1]
+
+    def replays(self, model: str, limit: int = REPLAYS) -> list[Latency]:
+        """The raw latencies of the last ``limit`` checks of ``model`` that measured any, oldest first."""
+        rows = self._rows("SELECT seq, record FROM replays WHERE model = ? ORDER BY seq DESC LIMIT ?", model, limit)
+        return [latency for _, latency in self._decoded("replays", "seq", rows, Latency)][::-1]
+
+    def requests(self, model: str) -> list[tuple[int, BaselineRequest]]:
+        """What commands have asked for ``model`` and no saved check has served, oldest first, by number."""
+        rows = self._rows("SELECT seq, record FROM requests ORDER BY seq")
+        found = self._decoded("requests", "seq", rows, BaselineRequest)
+        return [(int(number), request) for number, request in found if request.model == model]
+
+    def _rows(self, query: str, *values: object) -> list[tuple[str | int, bytes]]:
+        """Key and record of each row; nothing, and a note, if the file cannot be read."""
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except SqliteError as error:
+                self._unreadable(error)
+                return []
+
+    def _by_model(self, table: str, kind: type[_Record]) -> dict[str, _Record]:
+        rows = self._rows(f"SELECT model, record FROM {table} ORDER BY model")
+        return {str(model): record for model, record in self._decoded(table, "model", rows, kind)}
+
+    def _decoded(
+        self, table: str, column: str, rows: Iterable[tuple[str | int, bytes]], kind: type[_Record]
+    ) -> list[tuple[str | int, _Record]]:
+        """The rows as records; one that does not decode, as after a change of version, is left out and noted."""
+        good: list[tuple[str | int, _Record]] = []
+        for key, blob in rows:
+            try:
+                good.append((key, msgspec.msgpack.decode(blob, type=kind)))
+            except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
+                self._undecodable(table, column, key, line(error))
+        return good
+
+    def _unreadable(self, error: BaseException) -> None:
+        """SQLite could not read rows."""
+        self.notes.append(f"the state cannot be read: {line(error)}")
+
+    def _undecodable(self, table: str, column: str, key: str | int, why: str) -> None:
+        """A row is no record of its kind."""
+        self.notes.append(f"the state's {table} row {key!r} is not readable ({why}) and is left out")
+
+
+class Reader(Stored):
+    """The state as a command sees it: of one moment, whatever the daemon writes meanwhile."""
+
+    def __init__(self, directory: Path, config: Path) -> None:
+        """Open the state in ``directory``.
+
+        This and all reading raise :class:`UsageError`, naming the configuration file ``config``, if nothing was
+        recorded yet or it cannot be read.
+        """
+        super().__init__(database.attach(directory, config, "ro"))
+        self._path, self._config = directory.absolute() / database.FILE, config
+        self._connection.execute("BEGIN")
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What is not closed keeps the daemon from taking its log back into the file.
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
+    def _unreadable(self, error: BaseException) -> None:
+        raise database.refused(self._path, self._config, "ro", error) from error

@@ -1,0 +1,90 @@
+"""The configuration read again while the daemon runs: what it changes, and the way out for what it replaces.
+
+A reload is all or nothing, so everything that can fail is done first and here: reading the file, and refusing what
+only a restart can change. What replaces a probe must not stand beside it on the accelerator, and what a probe is
+computing may end: :class:`Retired` sees to both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from monitor.config import Config, Model, load
+from monitor.errors import UsageError
+from monitor.service.check import Checker
+
+REMEMBERED: Final = 16
+"""Models that were removed and are remembered, for when that was a mistake; those checked last."""
+
+
+class Changes(NamedTuple):
+    """The models' names, by what a reload does to them, in the order of the configuration."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+
+
+def read(old: Config) -> Config:
+    """The configuration file as it is now. Raises :class:`UsageError` if it cannot take the place of ``old``."""
+    new = load(old.file)
+    if new.state != old.state:
+        raise UsageError(
+            f"{old.file}: monitor.state: {new.state} instead of {old.state} takes a restart; restart npumon or undo it"
+        )
+    return new
+
+
+def changes(old: Config, new: Config) -> Changes:
+    """What becomes of each model. Another provider changes them all; the ``[monitor]`` table changes none."""
+    before, after = ({model.name: model for model in config.models} for config in (old, new))
+    kept = [name for name in after if name in before]
+    equal = {name for name in kept if old.provider == new.provider and _equal(before[name], after[name])}
+    return Changes(
+        added=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+        changed=tuple(name for name in kept if name not in equal),
+        unchanged=tuple(name for name in kept if name in equal),
+    )
+
+
+def forgettable(checked: Iterable[tuple[float, str]], watched: Collection[str]) -> list[str]:
+    """Which of the models that were ``checked`` (UTC seconds and name) are neither watched nor to be remembered."""
+    unwatched = sorted((pair for pair in checked if pair[1] not in watched), reverse=True)
+    return [name for _, name in unwatched[REMEMBERED:]]
+
+
+class Retired:
+    """Checkers on their way out, each closed in a thread of its own within ``grace`` seconds.
+
+    One thread adds; any may ask and wait.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._leaving: tuple[tuple[str, Checker, threading.Thread], ...] = ()
+
+    def add(self, name: str, checker: Checker) -> None:
+        """Close ``checker``: the inference that it runs may end, the check around it is given up."""
+        thread = threading.Thread(target=checker.close, args=(self._grace,), name=f"retire {name}", daemon=True)
+        thread.start()
+        self._leaving = (*(one for one in self._leaving if one[2].is_alive()), (name, checker, thread))
+
+    @property
+    def checkers(self) -> list[Checker]:
+        """Those that are not gone yet."""
+        return [checker for _, checker, thread in self._leaving if thread.is_alive()]
+
+    def wait(self, name: str | None = None) -> None:
+        """Wait until the checkers of this model, or all, are gone."""
+        for left, _, thread in self._leaving:
+            if name in (None, left):
+                thread.join()
+
+
+def _equal(one: Model, other: Model) -> bool:
+    # 1, 1.0 and true are equal in Python, and different texts for onnxruntime.
+    return one == other and all(type(value) is type(other.session[key]) for key, value in one.session.items())

@@ -1,0 +1,67 @@
+"""What a reload changes, told from two configurations, and which removed models it lets go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.config import Config, Gate, Model
+from monitor.service.reload import REMEMBERED, Changes, changes, forgettable
+
+ONE = Model("one", Path("one.onnx"), session={"session.intra_op.allow_spinning": 1})
+
+
+def config(*models: Model, **settings: Any) -> Config:
+    """A configuration of ``models``."""
+    given = {"listen": ("127.0.0.1", 1), "interval": 60.0, "audit_interval": 3600.0, "provider": "qnn", **settings}
+    return Config(file=Path("npumon.toml"), state=Path("state"), models=models, **given)
+
+
+@given(
+    st.lists(st.sampled_from("abcde"), unique=True),
+    st.lists(st.sampled_from("abcde"), unique=True),
+    st.sets(st.sampled_from("abcde")),
+)
+def test_every_model_is_one_of_four(before: list[str], after: list[str], edited: set[str]) -> None:
+    """Whatever is added, removed, edited or moved in the file: each model is named once, in the file's order."""
+    old = config(*(Model(name, Path("m.onnx")) for name in before))
+    new = config(*(Model(name, Path("m.onnx"), replays=2 if name in edited else 30) for name in after))
+    found = changes(old, new)
+    assert found.added == tuple(name for name in after if name not in before)
+    assert found.removed == tuple(name for name in before if name not in after)
+    assert found.changed == tuple(name for name in after if name in before and name in edited)
+    assert found.unchanged == tuple(name for name in after if name in before and name not in edited)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Model("one", Path("other.onnx"), session=ONE.session),
+        Model("one", ONE.path, session=ONE.session, gate=Gate(cv=0.2)),
+        Model("one", ONE.path, session={"session.intra_op.allow_spinning": True}),
+        Model("one", ONE.path, session={"session.intra_op.allow_spinning": 1.0}),
+    ],
+)
+def test_any_setting_of_a_model_changes_it(other: Model) -> None:
+    """A gate does, and so does a value that Python takes for equal and onnxruntime does not."""
+    assert changes(config(ONE), config(other)) == Changes((), (), ("one",), ())
+
+
+def test_the_monitor_table_changes_no_model() -> None:
+    """Probes outlive another address or interval, but not another provider."""
+    moved = config(ONE, listen=("::1", 2), interval=1.0, audit_interval=2.0)
+    assert changes(config(ONE), moved) == Changes((), (), (), ("one",))
+    assert changes(config(ONE), config(ONE, provider="cpu")) == Changes((), (), ("one",), ())
+
+
+@given(st.integers(0, 40), st.sets(st.integers(0, 39)))
+def test_removed_models_are_remembered_up_to_a_number(count: int, watched: set[int]) -> None:
+    """None that is watched is forgotten, and of the others only those checked longest ago."""
+    checked = [(float(number), f"m{number}") for number in range(count)]
+    dropped = forgettable(checked, {f"m{number}" for number in watched})
+    unwatched = [number for number in range(count) if number not in watched]
+    assert sorted(dropped) == sorted(f"m{number}" for number in unwatched[: max(0, len(unwatched) - REMEMBERED)])
