@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 from benchmarks._report import Report, parser, summarize
 from monitor.config import Model
 from monitor.service.check import AUDIT_RUNS, Checker
-from monitor.service.studies import Memory
 from monitor.service.identity import spec_of
+from monitor.service.studies import Memory
 
 NODES = 2000
 ROUNDS = 5

@@ -8,6 +8,7 @@ line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def assess(
     """
     teller = Teller(result, board)
     for request in requests:
-        state = _served(state, request, result, teller)
+        state = _served(state, request, gate, result.timestamp, teller)
     state = replace(state, failure=incidents.failure(state.failure, result, teller))
     if result.error is not None:
         return Assessment(state, result, tuple(teller.events))
@@ -102,14 +103,19 @@ def standing(state: ModelState, result: CheckResult, gate: Gate) -> Standing:
     )
 
 
-def _served(state: ModelState, request: BaselineRequest, result: CheckResult, teller: Teller) -> ModelState:
+def _served(state: ModelState, request: BaselineRequest, gate: Gate, now: float, teller: Teller) -> ModelState:
+    shifted = state.shifted
     if request.action == "forget":
-        return baselines.forget(state, request.baseline)
-    accepted = baselines.accept(state, result.timestamp, request.baseline)
-    if accepted is not state and state.shifted is not None:
-        teller.tell("latency_recovered", state.shifted.id, "this level was accepted as normal", "slow_accelerator")
-        accepted = replace(accepted, shifted=None)
-    return accepted
+        after, why = baselines.forget(state, request.baseline), "the baseline that it was held against was forgotten"
+        over = baselines.limit(gate, after) is None
+    else:
+        after, why = baselines.accept(state, now, request.baseline), "this level was accepted as normal"
+        # A gate that is configured goes on to hold.
+        over = after is not state and not (shifted and shifted.gated and gate.median is not None)
+    if shifted is None or not over:
+        return after
+    teller.tell("latency_recovered", shifted.id, why, "slow_accelerator")
+    return replace(after, shifted=None)
 
 
 def _identified(state: ModelState, result: CheckResult, board: Board, teller: Teller) -> ModelState:
@@ -118,7 +124,7 @@ def _identified(state: ModelState, result: CheckResult, board: Board, teller: Te
     if identity is None:
         return state
     after = baselines.enter(state, identity, result)
-    if before is not None and before.identity != identity:
+    if before is not None and before.identity != identity and not baselines.completes(before, identity):
         now = baselines.compare(state, after.baselines[0], result)
         if before.identity.model_sha256 != identity.model_sha256:
             teller.tell("model_changed", teller.id("model"), now)
@@ -133,10 +139,12 @@ def _timed(state: ModelState, result: CheckResult, latency: Latency, gate: Gate,
     aged, digests = remembered[: -slow.MOST], remembered[-slow.MOST :]
     baseline, limit = baselines.counting(state), baselines.limit(gate, state)
     teller.baseline = baseline.median_seconds if baseline else None
-    unstable = _unstable(state, digests, result, gate, teller)
+    unstable = _unstable(state, digests, limit, result, gate, teller)
     if state.unstable is not None and unstable is None:
         digests = tuple(replace(one, rounds=()) for one in digests)  # what is over must not raise it again
-    shifted = _shifted(state.shifted, digests, limit, teller.baseline, result, teller)
+    shifted = state.shifted
+    if shifted is None or unstable is None:  # with two modes a median goes to and fro between them
+        shifted = _shifted(shifted, digests, limit, teller.baseline, result, teller)
     state = replace(state, digests=digests, unstable=unstable, shifted=shifted)
     if result.verdict == "healthy" and unstable is None and not (shifted and shifted.gated):
         state = baselines.learn(state, result, aged)
@@ -144,7 +152,12 @@ def _timed(state: ModelState, result: CheckResult, latency: Latency, gate: Gate,
 
 
 def _unstable(
-    state: ModelState, digests: tuple[Digest, ...], result: CheckResult, gate: Gate, teller: Teller
+    state: ModelState,
+    digests: tuple[Digest, ...],
+    limit: float | None,
+    result: CheckResult,
+    gate: Gate,
+    teller: Teller,
 ) -> Unstable | None:
     open_, rates = state.unstable, _rates(state)
     if open_ is None:
@@ -152,10 +165,14 @@ def _unstable(
         if incident is not None:
             teller.tell("latency_unstable", incident.id, _explained(reason, result), "slow_accelerator")
         return incident
+    # Where all replays are slow, they take the same time too: that is no calm.
+    slower = [limit is not None and one.median_seconds > limit for one in digests]
     if open_.band is None:
-        over = level.is_back([one.spread_ratio for one in digests], gate.cv)
+        spreads = [math.inf if beyond else one.spread_ratio for one, beyond in zip(digests, slower, strict=True)]
+        over = level.is_back(spreads, gate.cv)
     else:
-        open_ = slow.calm(open_, digests[-1], rates)
+        after = slow.calm(open_, digests[-1], rates)
+        open_ = replace(after, calm=min(after.calm, open_.calm)) if slower[-1] else after
         over = open_.calm >= slow.CALM * (1 - 1e-9)
     if over:
         teller.tell("latency_recovered", open_.id, "the replays take the same time again", "slow_accelerator")
@@ -190,15 +207,15 @@ def _shifted(
     beyond = limit is not None and level.exceeds(medians, limit)
     recent = level.level(digests[-3:])
     if open_ is None:
-        step = level.step(digests)
+        step = level.step(digests, level.BEYOND if beyond else level.STRETCHES)
         if limit is not None and beyond:
             reference = baseline or (step.reference if step else limit)
             incident = Shifted(teller.id("shifted"), result.timestamp, (), "slow_accelerator", reference, recent, True)
-            reason = f"{_over(recent, limit)}; {_how(step, baseline)}"
+            reason = f"{_over(recent, limit)}; {_how(step, digests, baseline)}"
         elif step is not None:
             name = teller.id("shifted")
             incident = Shifted(name, result.timestamp, (), "slow_accelerator", step.reference, step.level)
-            reason = f"{_how(step, baseline)}, within its gate"
+            reason = f"{_how(step, digests, baseline)}, within its gate"
         else:
             return None
         teller.tell("latency_shifted", incident.id, _explained(reason, result), "slow_accelerator")
@@ -260,10 +277,14 @@ def _explained(what: str, result: CheckResult) -> str:
     return "; ".join([f"{what}, {intact}" if not result.second_look else f"{what}; {intact}", *(c.text for c in found)])
 
 
-def _how(step: level.Step | None, baseline: float | None) -> str:
+def _how(step: level.Step | None, digests: Sequence[Digest], baseline: float | None) -> str:
     if step is not None:
         return f"it stepped from {_time(step.reference)} to {_time(step.level)} at {_clock(step.since)}"
-    return f"it drifted there from {_time(baseline)}" if baseline else "no earlier level is known"
+    if baseline is None:
+        return "no earlier level is known"
+    if len(digests) < level.REFERENCE:  # after a restart or an update nobody has seen how it came there
+        return f"the baseline is {_time(baseline)}"
+    return f"it drifted there from {_time(baseline)}"
 
 
 def _over(median: float, limit: float) -> str:

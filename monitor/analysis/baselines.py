@@ -22,7 +22,7 @@ LEARNING = 10
 SLACK = 1.25
 """The median's gate over the accepted baseline, unless the configuration has one (contract: ``gate.median``)."""
 MOST = 8
-"""Baselines kept of a model."""
+"""Baselines kept of a model: accepted ones before others, those that were present last before older ones."""
 MOST_OPS = 32
 
 
@@ -76,11 +76,20 @@ def enter(state: ModelState, identity: Identity, result: CheckResult) -> ModelSt
     if now is not None and now.identity == identity:
         return state
     known = next((one for one in state.baselines if one.identity == identity), None)
+    completed = now if now is not None and completes(now, identity) else None
     if known is None:
         known = Baseline(_id(identity), identity, result.timestamp)
-        known = msgspec.structs.replace(known, comparison=compare(state, known, result))
-    others = tuple(one for one in state.baselines if one is not known)
-    return msgspec.structs.replace(state, baselines=(known, *others)[:MOST], digests=())
+        comparison = completed.comparison if completed else compare(state, known, result)
+        known = msgspec.structs.replace(known, comparison=comparison)
+    others = tuple(one for one in state.baselines if one is not known and one is not completed)
+    return msgspec.structs.replace(state, baselines=(known, *_kept(others)), digests=())
+
+
+def completes(before: Baseline, identity: Identity) -> bool:
+    """Whether ``identity`` is that of ``before`` and the backend's version, which an accelerator that was down hid."""
+    full = msgspec.structs.replace(before.identity, runtime=identity.runtime)
+    begun = identity.runtime.startswith(f"{before.identity.runtime}, ")
+    return full == identity and begun and before.median_seconds is None
 
 
 def learn(state: ModelState, result: CheckResult, aged: tuple[Digest, ...]) -> ModelState:
@@ -89,9 +98,15 @@ def learn(state: ModelState, result: CheckResult, aged: tuple[Digest, ...]) -> M
     if now is None or result.latency is None:
         return state
     if now.median_seconds is None:
-        now = msgspec.structs.replace(now, medians=(*now.medians, result.latency.median_seconds))
+        placement = result.placement
+        now = msgspec.structs.replace(
+            now,
+            medians=(*now.medians, result.latency.median_seconds),
+            npu_flops_ratio=placement.npu_flops_ratio if placement else None,
+            cpu_ops=tuple(op.node for op in placement.ops[:MOST_OPS]) if placement else (),
+        )
         if len(now.medians) >= LEARNING:
-            now = _learned(state, now, result)
+            now = _learned(state, now, result.timestamp)
     for one in aged:
         now = msgspec.structs.replace(now, rates=slow.learn(now.rates, one))
     return msgspec.structs.replace(state, baselines=(now, *state.baselines[1:]))
@@ -100,9 +115,9 @@ def learn(state: ModelState, result: CheckResult, aged: tuple[Digest, ...]) -> M
 def accept(state: ModelState, timestamp: float, baseline: str | None = None) -> ModelState:
     """What ``npumon baseline accept`` does: the present level (or an older baseline's) is normal from now on."""
     now = present(state)
-    if now is None:
+    chosen = now if baseline is None else next((one for one in state.baselines if one.id == baseline), None)
+    if now is None or chosen is None:  # forgotten since it was asked for
         return state
-    chosen = next((one for one in state.baselines if one.id == baseline), now)
     medians = [one.median_seconds for one in state.digests[-LEARNING:]] or list(chosen.medians)
     own = statistics.median(medians) if medians else None
     median = own if chosen is now else chosen.median_seconds
@@ -128,19 +143,16 @@ def compare(state: ModelState, new: Baseline, result: CheckResult) -> str:
     return ", ".join(_changes(before.identity, new.identity)) + (": " + ", ".join(effects) if effects else "")
 
 
-def _learned(state: ModelState, now: Baseline, result: CheckResult) -> Baseline:
+def _kept(others: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
+    ranked = sorted(others, key=lambda one: one.accepted is None)[: MOST - 1]
+    return tuple(one for one in others if one in ranked)
+
+
+def _learned(state: ModelState, now: Baseline, timestamp: float) -> Baseline:
     median = statistics.median(now.medians)
     before = counting(state)
     worse = before is not None and before.median_seconds is not None and median > SLACK * before.median_seconds
-    placement = result.placement
-    ops = tuple(op.node for op in placement.ops[:MOST_OPS]) if placement else ()
-    return msgspec.structs.replace(
-        now,
-        median_seconds=median,
-        accepted=None if worse else result.timestamp,
-        npu_flops_ratio=placement.npu_flops_ratio if placement else None,
-        cpu_ops=ops,
-    )
+    return msgspec.structs.replace(now, median_seconds=median, accepted=None if worse else timestamp)
 
 
 def _comparable(one: Identity, other: Identity) -> bool:
@@ -168,7 +180,7 @@ def _effects(before: Baseline, result: CheckResult) -> Iterator[str]:
     if before.median_seconds and result.latency:
         yield f"median {result.latency.median_seconds / before.median_seconds - 1:+.0%}".replace("%", " %")
     placement = result.placement
-    if placement is None or before.median_seconds is None:
+    if placement is None or not before.medians:  # nothing healthy was seen then, and so no ops either
         return
     more = len(placement.ops[:MOST_OPS]) - len(before.cpu_ops)
     if more:

@@ -45,13 +45,14 @@ def summarize(*rounds: Replays) -> Latency:
     if not all(0 < value < float("inf") for value in seconds):
         raise ValueError("a replay's time is not a positive, finite number")
     mean = statistics.fmean(seconds)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in seconds) / (len(seconds) - 1))
     switches = [count for one in rounds for count in (one.switches or (0,) * len(one.seconds))]
     disturbed = tuple(index for index, count in enumerate(switches) if count)
     calm = _without(seconds, disturbed)
     found = modes(calm)
     return Latency(
         median_seconds=statistics.median(seconds),
-        cv_ratio=statistics.stdev(seconds, mean) / mean,
+        cv_ratio=deviation / mean,
         replays_seconds=seconds,
         warmups_seconds=tuple(value for one in rounds for value in one.warmups),
         robust_cv_ratio=robust_cv(calm),

@@ -31,6 +31,8 @@ class Stretch(NamedTuple):
 
 STRETCHES = (Stretch(3, 3, 1.2), Stretch(24, 18, 1.08))
 """A large step shows in three checks; for a small one a co-runner of a quarter of an hour must be outlasted."""
+BEYOND = (Stretch(3, 2, 1.2), *STRETCHES[1:])
+"""What is a step where the gate is exceeded already, which two of three checks suffice for."""
 _SIGMAS = 6.0  # of the reference's own scatter, that a step must exceed as well
 _LEAST_SCATTER = 0.003
 
@@ -55,9 +57,9 @@ def is_back(medians: Sequence[float], limit: float) -> bool:
     return last[-1] <= RELIEF * limit and sum(value <= RELIEF * limit for value in last) >= min(4, len(last))
 
 
-def step(digests: Sequence[Digest]) -> Step | None:
+def step(digests: Sequence[Digest], stretches: Sequence[Stretch] = STRETCHES) -> Step | None:
     """A step upwards that ended a stretch of steady checks."""
-    for stretch in STRETCHES:
+    for stretch in stretches:
         recent, before = digests[-stretch.checks :], digests[-stretch.checks - REFERENCE : -stretch.checks]
         if len(before) < REFERENCE // 2:
             continue
@@ -68,7 +70,7 @@ def step(digests: Sequence[Digest]) -> Step | None:
         least = math.exp(middle + max(math.log(stretch.rise), _SIGMAS * scatter / math.sqrt(stretch.checks)))
         above = [one for one in recent if one.median_seconds > least]
         if len(above) >= stretch.quorum:
-            return Step(math.exp(middle), level(recent[-stretch.quorum :]), above[0].timestamp)
+            return Step(math.exp(middle), level(above[-stretch.quorum :]), above[0].timestamp)
     return None
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -107,19 +108,20 @@ def find(digests: Sequence[Digest], rates: Rates) -> Finding | None:
     """The most surprising count in the windows that end with the last check; ``None`` if nothing is slow there."""
     if not digests or not any(one.slow for one in digests[-1].rounds):
         return None  # what was no surprise a check ago is none now
-    best: Finding | None = None
+    usual = tuple(accumulate(rates.counts or (0.0,) * BINS, initial=0.0))
+    best, place = 1.0, None
     for length, low in WINDOWS:
-        window = digests[-length:]
-        counts, replays = _sum(window)
-        for index in _touched(counts):
-            if BANDS[index].low < low and len(digests) > 1:
+        look = _Look(digests[-length:])
+        for index in _touched(look.counts):
+            band = BANDS[index]
+            if band.low < low and len(digests) > 1:
                 continue
-            found = _surprise(index, window, counts, replays, rates)
-            if found is not None and (best is None or found.odds < best.odds):
-                best = found
+            odds = _odds(index, look, usual[band.high] - usual[band.low], rates, best)
+            if odds < best:
+                best, place = odds, (band, look)
         if length >= len(digests):
             break
-    return best
+    return _finding(best, *place, rates) if place else None
 
 
 def learn(rates: Rates, one: Digest) -> Rates:
@@ -150,30 +152,49 @@ def calm(incident: Unstable, one: Digest, rates: Rates) -> Unstable:
     return msgspec.structs.replace(incident, calm=max(0.0, incident.calm + evidence))
 
 
-def _surprise(
-    index: int, window: Sequence[Digest], counts: dict[int, int], replays: int, rates: Rates
-) -> Finding | None:
+class _Look:
+    """One window: its slow replays by bin, the sums of these up to each bin, all its replays, and their parts."""
+
+    def __init__(self, window: Sequence[Digest]) -> None:
+        self.counts, self.replays = _sum(window)
+        self.sums = tuple(accumulate((self.counts.get(bin_, 0) for bin_ in range(BINS)), initial=0))
+        self._window = window
+
+    @cached_property
+    def parts(self) -> tuple[list[Round], list[Round]]:
+        """The window by rounds, and by checks."""
+        checks = [Round(length, slow) for slow, length in (_sum([one]) for one in self._window)]
+        return [part for one in self._window for part in one.rounds], checks
+
+
+def _odds(index: int, look: _Look, usual: float, rates: Rates, best: float) -> float:
+    """The probability of a band's count or more, if ``usual`` healthy replays were in it; 1 if not below ``best``."""
     band = BANDS[index]
-    count = _within(counts, band)
-    healthy = sum(rates.counts[band.low : band.high])
-    if count < 2 or count * (rates.replays + _EXPOSURE) <= replays * (healthy + band.prior * _EXPOSURE):
-        return None
+    count, expected = look.sums[band.high] - look.sums[band.low], usual + band.prior * _EXPOSURE
+    exposure = rates.replays + _EXPOSURE
+    mean = look.replays * expected / exposure
+    if count < 2 or count <= mean + 2 * math.sqrt(mean):  # far from any doubt, and dear to compute
+        return 1.0
     dispersion = 1.0
-    if rates.squares and healthy:
-        dispersion = max(1.0, (rates.squares[index] + _SINGLES) / (healthy + _SINGLES) - healthy / rates.rounds)
-    shape = healthy / dispersion + band.prior * _EXPOSURE
-    seen = replays / (replays + rates.replays + _EXPOSURE)
-    odds = _at_least(count / dispersion, shape, seen)
+    if usual:
+        dispersion = max(1.0, (rates.squares[index] + _SINGLES) / (usual + _SINGLES) - usual / rates.rounds)
+    share = look.replays / (look.replays + exposure)
+    odds = _at_least(count / dispersion, usual / dispersion + band.prior * _EXPOSURE, share)
+    if odds >= best:  # what follows can only make it likelier
+        return 1.0
     if odds < DOUBT:
-        rounds = [part for one in window for part in one.rounds]
-        checks = [Round(length, slow) for slow, length in (_sum([one]) for one in window)]
-        ratio = count / replays
-        dispersion = max(dispersion, _dispersion(rounds, band, ratio), _dispersion(checks, band, ratio))
-        odds = _at_least(count / dispersion, shape, seen)
-    expected = (healthy + band.prior * _EXPOSURE) / (rates.replays + _EXPOSURE)
-    inside = [(bin_, n) for bin_, n in counts.items() if band.low <= bin_ < band.high]
-    separation = math.exp(FIRST + BIN * (sum((bin_ + 0.5) * n for bin_, n in inside) / count))
-    return Finding(odds, count / replays - expected, expected, separation, (band.low, band.high))
+        uneven = max(_dispersion(parts, band, count / look.replays) for parts in look.parts)
+        dispersion = max(dispersion, uneven)
+        odds = _at_least(count / dispersion, usual / dispersion + band.prior * _EXPOSURE, share)
+    return odds
+
+
+def _finding(odds: float, band: Band, look: _Look, rates: Rates) -> Finding:
+    inside = [(bin_, count) for bin_, count in look.counts.items() if band.low <= bin_ < band.high]
+    count = sum(number for _, number in inside)
+    usual = (sum(rates.counts[band.low : band.high]) + band.prior * _EXPOSURE) / (rates.replays + _EXPOSURE)
+    separation = math.exp(FIRST + BIN * (sum((bin_ + 0.5) * number for bin_, number in inside) / count))
+    return Finding(odds, count / look.replays - usual, usual, separation, (band.low, band.high))
 
 
 def _at_least(count: float, shape: float, p: float) -> float:

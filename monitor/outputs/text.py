@@ -75,15 +75,24 @@ def _notes(result: CheckResult) -> list[str]:
 
 
 def check_document(result: CheckResult) -> dict[str, Any]:
-    """``check --json``: the audit's document, and the latency with every raw replay."""
+    """``check --json``: the audit's document, and the latency with every raw replay.
+
+    ``replays_disturbed`` are indexes into ``replays_seconds``, ``rounds`` the lengths of the rounds these ran in.
+    """
     document = audit_document(result)
-    if result.latency and not result.error:
+    latency = result.latency
+    if latency and not result.error:
         document |= without_absent(
             {
-                "median_seconds": result.latency.median_seconds,
-                "cv_ratio": result.latency.cv_ratio,
-                "replays_seconds": list(result.latency.replays_seconds),
-                "warmups_seconds": list(result.latency.warmups_seconds),
+                "median_seconds": latency.median_seconds,
+                "cv_ratio": latency.cv_ratio,
+                "robust_cv_ratio": latency.robust_cv_ratio,
+                "slow_ratio": latency.slow_ratio,
+                "separation_ratio": latency.separation_ratio,
+                "replays_seconds": list(latency.replays_seconds),
+                "replays_disturbed": list(latency.disturbed),
+                "rounds": list(latency.rounds),
+                "warmups_seconds": list(latency.warmups_seconds),
             }
         )
     return document
