@@ -20,7 +20,7 @@ ARGS ?=
 
 RUN := .venv/bin/python
 DEV := .venv-dev/bin/python
-SOURCES := monitor tests tools benchmarks
+SOURCES := monitor tests tools benchmarks grafana
 
 .PHONY: help
 help: ## list what can be done
@@ -58,6 +58,18 @@ format: .venv-dev/.done ## rewrite the sources as lint wants them, where a tool 
 bench: .venv/.done models ## every benchmark, each against its budget
 	@status=0; for benchmark in benchmarks/[a-z]*.py; do \
 		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
+
+.PHONY: dashboards
+dashboards: .venv-dev/.done ## write grafana/dashboards anew from grafana/*.py
+	$(DEV) -m grafana.dashboards
+
+.PHONY: pictures
+pictures: .venv-dev/.done ## draw docs/images/dashboard-*.png from a simulated rollout (needs npm, chromium, prometheus)
+	$(DEV) -m tests.grafana.episode
+
+.PHONY: detection
+detection: .venv-dev/.done ## how soon npumon finds faults and how often it cries wolf, into docs/detection.md (ARGS=--quick)
+	$(DEV) -m benchmarks.detection --write $(ARGS)
 
 .PHONY: models
 models: .venv-dev/.done ## fetch the published models of the tests into the cache outside git

@@ -8,7 +8,6 @@ events are many, its share of found faults flatters it.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -50,8 +49,7 @@ def main() -> int:
 
 def _run(parts: list[Job], processes: int, findings: Findings) -> None:
     start = time.monotonic()
-    # Not forked: numpy's threads hold locks that a forked child would wait for.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes) as pool:
         futures = {pool.submit(jobs.work, job): job for job in parts}
         for done, future in enumerate(as_completed(futures), 1):
             _collect(findings, futures[future], future.result())
