@@ -16,8 +16,8 @@ from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.records import CheckResult, Failure, SessionFacts, Study
 from monitor.service.check import Checker
-from monitor.service.studies import Memory
 from monitor.service.handle import ProbeHandle
+from monitor.service.studies import Memory
 
 TIMEOUT = 60.0
 

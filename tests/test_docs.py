@@ -14,7 +14,7 @@ from monitor.cli import npumon
 from monitor.outputs import events
 from monitor.outputs.metrics import Exposition
 from monitor.records import Cause, EventName, FailureReason
-from tests.outputs.specimens import BOARD, worst_case
+from tests.outputs.specimens import BOARD, WORST_STANDING, worst_case
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -42,7 +42,8 @@ def test_every_exported_metric_is_documented_with_its_type_and_labels() -> None:
     exposition = Exposition(["m"], BOARD, "1", 0.0)
     results, told = worst_case("m")
     for result in results:
-        exposition.record(result)
+        exposition.record(result, WORST_STANDING)
+    exposition.expect(60.0, {})
     for event in told:
         exposition.count_event(event)
     exported = {}

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks._report import environment, parser
 from benchmarks.detection import jobs, report
@@ -20,6 +21,7 @@ from benchmarks.detection.jobs import Job
 from benchmarks.detection.measure import Delays, Healthy
 from benchmarks.detection.report import Findings
 from benchmarks.detection.rules import RULES
+from benchmarks.detection.series import HEALTHY
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "detection.md"
 
@@ -29,6 +31,7 @@ def main() -> int:
     arguments.add_argument("--quick", action="store_true", help="minutes instead of hours, with wide intervals")
     arguments.add_argument("--jobs", type=int, default=2, help="processes")
     arguments.add_argument("--rule", action="append", help="only the rule of this name; may be repeated")
+    arguments.add_argument("--merge", type=Path, help="take the other rules from what --out wrote in an earlier run")
     arguments.add_argument("--write", action="store_true", help="put the tables into docs/detection.md")
     options = arguments.parse_args()
     known = [*RULES, *jobs.ORACLES]
@@ -38,6 +41,9 @@ def main() -> int:
     findings = Findings()
     parts = list(jobs.parts(rules, jobs.QUICK if options.quick else jobs.WHOLE))
     _run(parts, options.jobs, findings)
+    if options.merge is not None:
+        earlier = _earlier(json.loads(options.merge.read_text(encoding="utf-8")), set(known) - set(rules))
+        findings, rules = findings | earlier, known
     text = report.tables(findings, rules)
     print(text)
     if options.write:
@@ -67,6 +73,23 @@ def _collect(findings: Findings, job: Job, counted: dict[str, Healthy | Delays])
         else:
             key = (job.rule, "mature" if job.kind == "oracle" else job.kind, job.what, fault)
             findings.delays[key] = findings.delays.get(key, Delays()) + one
+
+
+def _earlier(document: dict[str, Any], rules: set[str]) -> Findings:
+    """What :func:`_document` kept of an earlier run, for ``rules`` alone."""
+    findings, series = Findings(), {scenario.name for scenario in HEALTHY}
+    for name, counted in document["healthy"].items():
+        rule, what = name.split("/")
+        if rule in rules:
+            (findings.healthy if what in series else findings.recorded)[rule, what] = Healthy(**counted)
+    for name, counted in document["delays"].items():
+        delays = Delays(Counter({None if at == "none" else int(at): count for at, count in counted.items()}))
+        match name.split("/"):
+            case [rule, age, background, fault] if rule in rules:
+                findings.delays[rule, age, background, fault] = delays
+            case [rule, recording, fault] if rule in rules:
+                findings.planted[rule, recording, fault] = delays
+    return findings
 
 
 def _document(findings: Findings) -> dict[str, object]:

@@ -30,7 +30,7 @@ class Size(NamedTuple):
 
 
 QUICK: Final = Size(0.5, 100, 2, 50)
-WHOLE: Final = Size(10, 1000, 10, 200)
+WHOLE: Final = Size(4, 300, 6, 100)
 
 
 class Job(NamedTuple):

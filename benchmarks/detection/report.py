@@ -27,6 +27,15 @@ class Findings:
     recorded: dict[tuple[str, str], Healthy] = field(default_factory=dict)
     planted: dict[tuple[str, str, str], Delays] = field(default_factory=dict)  # rule, recording, fault
 
+    def __or__(self, other: Findings) -> Findings:
+        """Both, for different rules."""
+        return Findings(
+            self.healthy | other.healthy,
+            self.delays | other.delays,
+            self.recorded | other.recorded,
+            self.planted | other.planted,
+        )
+
 
 def tables(findings: Findings, rules: Sequence[str]) -> str:
     """All tables as Markdown; ``rules`` are the columns."""

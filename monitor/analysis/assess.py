@@ -60,18 +60,18 @@ def assess(
 
     ``requests`` are what people asked of the model's baselines since the check before.
     """
-    teller = Teller(result, board)
+    teller = Teller(result, board, state.relapses)
     for request in requests:
         state = _served(state, request, gate, result.timestamp, teller)
     state = replace(state, failure=incidents.failure(state.failure, result, teller))
     if result.error is not None:
-        return Assessment(state, result, tuple(teller.events))
+        return Assessment(replace(state, relapses=teller.relapses), result, tuple(teller.events))
     state = _identified(state, result, board, teller)
     state = replace(state, fallback=incidents.fallback(state.fallback, result, teller))
     if result.latency is not None and result.verdict in ("healthy", "degraded"):
         state = _timed(state, result, result.latency, gate, teller)
         result = _judged(state, result, gate)
-    return Assessment(state, result, tuple(teller.events))
+    return Assessment(replace(state, relapses=teller.relapses), result, tuple(teller.events))
 
 
 def undecided(state: ModelState, latency: Latency, gate: Gate) -> bool:
@@ -171,12 +171,12 @@ def _unstable(
         spreads = [math.inf if beyond else one.spread_ratio for one, beyond in zip(digests, slower, strict=True)]
         over = level.is_back(spreads, gate.cv)
     else:
-        after = slow.calm(open_, digests[-1], rates)
-        open_ = replace(after, calm=min(after.calm, open_.calm)) if slower[-1] else after
+        open_ = replace(open_, calm=0.0) if slower[-1] else slow.calm(open_, digests[-1], rates)
         over = open_.calm >= slow.CALM * (1 - 1e-9)
-    if over:
-        teller.tell("latency_recovered", open_.id, "the replays take the same time again", "slow_accelerator")
-    return None if over else open_
+    if not teller.ends("unstable", over):
+        return open_
+    teller.tell("latency_recovered", open_.id, "the replays take the same time again", "slow_accelerator")
+    return None
 
 
 def _found_unstable(
@@ -189,7 +189,7 @@ def _found_unstable(
         return Unstable(
             name, now, (), "slow_accelerator", found.ratio, found.separation, found.band
         ), f"{many}, {usual}"
-    if level.exceeds([one.spread_ratio for one in digests], gate.cv, SPREAD_CHECKS):
+    if level.mostly_exceeds([one.spread_ratio for one in digests], gate.cv, SPREAD_CHECKS):
         spread = f"the latency scatters by {_percent(digests[-1].spread_ratio)} without its outliers"
         return Unstable(name, now, (), "slow_accelerator"), f"{spread}, the gate is {_percent(gate.cv)}"
     return None, ""
@@ -207,7 +207,7 @@ def _shifted(
     beyond = limit is not None and level.exceeds(medians, limit)
     recent = level.level(digests[-3:])
     if open_ is None:
-        step = level.step(digests, level.BEYOND if beyond else level.STRETCHES)
+        step = level.step(digests)
         if limit is not None and beyond:
             reference = baseline or (step.reference if step else limit)
             incident = Shifted(teller.id("shifted"), result.timestamp, (), "slow_accelerator", reference, recent, True)
@@ -220,14 +220,18 @@ def _shifted(
             return None
         teller.tell("latency_shifted", incident.id, _explained(reason, result), "slow_accelerator")
         return incident
-    if limit is not None and (beyond or (open_.gated and not level.is_back(medians, limit))):
-        if not open_.gated:
-            teller.tell("latency_shifted", open_.id, _explained(_over(recent, limit), result), "slow_accelerator")
-        return replace(open_, gated=True, level_seconds=max(open_.level_seconds, recent))
-    if level.is_back(medians, (open_.reference_seconds * open_.level_seconds) ** 0.5 / level.RELIEF):
-        back = f"the median is back at {_time(recent)}"
-        teller.tell("latency_recovered", open_.id, back, "slow_accelerator")
+    held = limit is not None and (beyond or (open_.gated and not level.is_back(medians, limit)))
+    middle = (open_.reference_seconds * open_.level_seconds) ** 0.5
+    back = not held and level.is_back(medians, middle / level.RELIEF)
+    if teller.ends("shifted", back):
+        teller.tell("latency_recovered", open_.id, f"the median is back at {_time(recent)}", "slow_accelerator")
         return None
+    if limit is not None and beyond and not open_.gated:
+        teller.tell("latency_shifted", open_.id, _explained(_over(recent, limit), result), "slow_accelerator")
+    if held:
+        open_ = replace(open_, gated=True, level_seconds=max(open_.level_seconds, recent))
+    if back or (open_.gated and limit is not None and not teller.ends("gate", not held)):
+        return open_
     longer = digests[-level.STRETCHES[-1].checks :]
     if not open_.gated and min(one.median_seconds for one in longer) > TOLD_AGAIN * open_.level_seconds:
         now = level.level(longer)

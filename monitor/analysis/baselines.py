@@ -118,7 +118,7 @@ def accept(state: ModelState, timestamp: float, baseline: str | None = None) -> 
     chosen = now if baseline is None else next((one for one in state.baselines if one.id == baseline), None)
     if now is None or chosen is None:  # forgotten since it was asked for
         return state
-    medians = [one.median_seconds for one in state.digests[-LEARNING:]] or list(chosen.medians)
+    medians = _recent(state) or chosen.medians
     own = statistics.median(medians) if medians else None
     median = own if chosen is now else chosen.median_seconds
     if median is None:
@@ -141,6 +141,15 @@ def compare(state: ModelState, new: Baseline, result: CheckResult) -> str:
         return ""
     effects = list(_effects(before, result))
     return ", ".join(_changes(before.identity, new.identity)) + (": " + ", ".join(effects) if effects else "")
+
+
+def _recent(state: ModelState) -> tuple[float, ...]:
+    """The medians of the last checks; of a level that has just shifted, only those."""
+    medians = tuple(one.median_seconds for one in state.digests[-LEARNING:])
+    if state.shifted is None:
+        return medians
+    middle = (state.shifted.reference_seconds * state.shifted.level_seconds) ** 0.5
+    return tuple(median for median in medians if median > middle) or medians
 
 
 def _kept(others: tuple[Baseline, ...]) -> tuple[Baseline, ...]:

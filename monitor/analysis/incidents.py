@@ -1,12 +1,16 @@
 """What is worth a line in the event log: incidents of placement and of the check itself, and how an event is written.
 
 An incident is raised once, told again when its culprits or its cause change, and cleared when it is over; a check that
-could not measure clears nothing. ``analysis.assess`` brings these together with the latency's incidents.
+could not measure clears nothing. What comes and goes is cleared later and later: a bad afternoon is a handful of lines.
+``analysis.assess`` brings these together with the latency's incidents.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+
+from msgspec.structs import replace
 
 from monitor.records import (
     Board,
@@ -17,10 +21,17 @@ from monitor.records import (
     Incident,
     Level,
     OpShare,
+    Relapse,
 )
 
 MOST_CULPRITS = 32
 MOST_OPS = 64  # in one event
+PATIENCE = 4
+"""How many times as long an incident has to be over, each time that its kind has come back."""
+MOST_PATIENCE = 60
+"""Checks that it has to be over at most."""
+FORGIVEN = 480.0
+"""Checks after which an incident that ended weighs 1/e: a third of a day at an interval of a minute."""
 
 _LEVELS: dict[EventName, Level] = {
     "fallback_detected": "error",
@@ -37,17 +48,36 @@ _LEVELS: dict[EventName, Level] = {
 
 
 class Teller:
-    """Writes the events of one check, all from the same evidence. ``baseline`` is the median that counts as normal."""
+    """Writes the events of one check, all from the same evidence, and keeps what comes and goes from flooding the log.
 
-    def __init__(self, result: CheckResult, board: Board) -> None:
+    ``baseline`` is the median that counts as normal, ``relapses`` are those of the model's state.
+    """
+
+    def __init__(self, result: CheckResult, board: Board, relapses: Mapping[str, Relapse]) -> None:
         self.events: list[Event] = []
         self.baseline: float | None = None
+        faded = {kind: replace(one, often=one.often * (1 - 1 / FORGIVEN)) for kind, one in relapses.items()}
+        self.relapses = {kind: one for kind, one in faded.items() if round(one.often) or one.quiet}
         self._result = result
         self._board = board
 
     def id(self, kind: str) -> str:
         """Names an incident: unique per model, kind and second, and the same after a restart."""
         return f"{self._result.model}-{kind}-{int(self._result.timestamp):x}"
+
+    def ends(self, kind: str, over: bool) -> bool:
+        """Whether the open incident of this kind ends with this check, in which it is ``over`` or not.
+
+        It does at once, unless such incidents came back lately: the more often, the longer it has to be over.
+        """
+        known = self.relapses.get(kind, Relapse())
+        ended = over and known.quiet >= min(PATIENCE ** round(known.often) - 1, MOST_PATIENCE)
+        if ended:
+            known = Relapse(known.often + 1)
+        else:
+            known = replace(known, quiet=known.quiet + 1 if over else max(0, known.quiet - PATIENCE))
+        self.relapses[kind] = known
+        return ended
 
     def tell(self, name: EventName, incident: str, reason: str, cause: Cause | None = None) -> None:
         """One more event. ``cause`` is the check's own, unless given."""
@@ -84,14 +114,17 @@ def failure(open_: Incident | None, result: CheckResult, teller: Teller) -> Inci
     """The incident of checks that cannot measure, after ``result``."""
     error = result.error
     if error is None:
-        if open_ is not None:
-            teller.tell("check_recovered", open_.id, "the check measures again")
+        if open_ is None or not teller.ends("check", True):
+            return open_
+        teller.tell("check_recovered", open_.id, "the check measures again")
         return None
-    if open_ is not None and open_.ops == (error.reason,):
-        return open_
-    name, since = (open_.id, open_.since) if open_ else (teller.id("check"), result.timestamp)
+    if open_ is not None:
+        teller.ends("check", False)
+        if error.reason in open_.ops:
+            return open_
+    name, since, told = (open_.id, open_.since, open_.ops) if open_ else (teller.id("check"), result.timestamp, ())
     teller.tell("check_failed", name, error.detail)
-    return Incident(name, since, (error.reason,))
+    return Incident(name, since, (*told, error.reason))
 
 
 def fallback(open_: Incident | None, result: CheckResult, teller: Teller) -> Incident | None:

@@ -31,8 +31,6 @@ class Stretch(NamedTuple):
 
 STRETCHES = (Stretch(3, 3, 1.2), Stretch(24, 18, 1.08))
 """A large step shows in three checks; for a small one a co-runner of a quarter of an hour must be outlasted."""
-BEYOND = (Stretch(3, 2, 1.2), *STRETCHES[1:])
-"""What is a step where the gate is exceeded already, which two of three checks suffice for."""
 _SIGMAS = 6.0  # of the reference's own scatter, that a step must exceed as well
 _LEAST_SCATTER = 0.003
 
@@ -45,8 +43,13 @@ class Step(NamedTuple):
     since: float
 
 
-def exceeds(values: Sequence[float], limit: float, of: int = 3) -> bool:
-    """Whether most of the last ``of`` checks are beyond ``limit`` (the only one, if there is but one)."""
+def exceeds(medians: Sequence[float], limit: float) -> bool:
+    """Whether the last three checks are beyond ``limit``, or all there are: a co-runner's two minutes are no level."""
+    return all(value > limit for value in medians[-3:])
+
+
+def mostly_exceeds(values: Sequence[float], limit: float, of: int) -> bool:
+    """Whether most of the last ``of`` checks are beyond ``limit``."""
     last = values[-of:]
     return sum(value > limit for value in last) * 2 > len(last)
 
@@ -57,9 +60,9 @@ def is_back(medians: Sequence[float], limit: float) -> bool:
     return last[-1] <= RELIEF * limit and sum(value <= RELIEF * limit for value in last) >= min(4, len(last))
 
 
-def step(digests: Sequence[Digest], stretches: Sequence[Stretch] = STRETCHES) -> Step | None:
+def step(digests: Sequence[Digest]) -> Step | None:
     """A step upwards that ended a stretch of steady checks."""
-    for stretch in stretches:
+    for stretch in STRETCHES:
         recent, before = digests[-stretch.checks :], digests[-stretch.checks - REFERENCE : -stretch.checks]
         if len(before) < REFERENCE // 2:
             continue

@@ -69,8 +69,8 @@ class Window(NamedTuple):
     low: int
 
 
-WINDOWS = (Window(2, 6), Window(5, 0), Window(15, 0), Window(MOST, 0))
-"""Two checks convict only beyond 1.8 times: what is closer may be a co-runner's two minutes."""
+WINDOWS = (Window(2, 10), Window(5, 6), Window(15, 0), Window(MOST, 0))
+"""A few checks convict only beyond 2.2 or 1.8 times: what is closer may be a co-runner's two minutes."""
 
 
 class Finding(NamedTuple):
@@ -149,7 +149,7 @@ def calm(incident: Unstable, one: Digest, rates: Rates) -> Unstable:
     counts, replays = _sum([one])
     # Three checks at least: what stops a fallback for a minute may be chance.
     evidence = min(replays * incident.ratio - _within(counts, band) * surprise, CALM / 3)
-    return msgspec.structs.replace(incident, calm=max(0.0, incident.calm + evidence))
+    return msgspec.structs.replace(incident, calm=min(max(0.0, incident.calm + evidence), CALM))
 
 
 class _Look:
@@ -186,7 +186,8 @@ def _odds(index: int, look: _Look, usual: float, rates: Rates, best: float) -> f
         uneven = max(_dispersion(parts, band, count / look.replays) for parts in look.parts)
         dispersion = max(dispersion, uneven)
         odds = _at_least(count / dispersion, usual / dispersion + band.prior * _EXPOSURE, share)
-    return odds
+    # A single round cannot tell a slow mode from a burst of stalls: it may be doubted, not convicted.
+    return odds if len(look.parts[0]) > 1 else max(odds, ALARM)
 
 
 def _finding(odds: float, band: Band, look: _Look, rates: Rates) -> Finding:

@@ -6,7 +6,7 @@ colour, never by colour alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from monitor.outputs import wording
-from monitor.records import Board, CheckResult, Incident, ModelState, Placement, Runtime, Verdict
+from monitor.records import Board, CheckResult, Incident, Latency, ModelState, Placement, Runtime, Standing, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -32,7 +32,9 @@ class _Card(Struct, frozen=True):
     name: str
     verdict: Verdict
     result: CheckResult | None
-    since: float | None
+    standing: Standing | None = None
+    incidents: tuple[Incident, ...] = ()
+    stale: bool = False
     groups: tuple[wording.OpGroup, ...] = ()
     groups_omitted: int = 0
 
@@ -41,6 +43,13 @@ class _Card(Struct, frozen=True):
         """Where the work ran, unless the last check failed."""
         return self.result.placement if self.result and not self.result.error else None
 
+    @property
+    def since(self) -> float | None:
+        """When the oldest incident that is still open began; a healthy model has none to tell of."""
+        if self.verdict == "healthy":
+            return None
+        return min((incident.since for incident in self.incidents), default=None)
+
 
 def render(
     results: Mapping[str, CheckResult],
@@ -48,39 +57,54 @@ def render(
     now: float,
     models: Sequence[str],
     states: Mapping[str, ModelState] | None = None,
+    standings: Mapping[str, Standing] | None = None,
+    stale: Container[str] = (),
 ) -> str:
     """The page as one HTML document.
 
     ``models`` are the watched ones in the order to show them, ``results`` the last check of those that had one,
-    ``states`` their open incidents (for "since when"), ``now`` UTC seconds since the epoch.
+    ``states`` their open incidents (for "since when"), ``standings`` what they are measured against, ``now`` UTC
+    seconds since the epoch. ``stale`` are the models whose last check is too long ago, which ``now`` cannot tell: the
+    wall clock may have jumped in between.
     """
-    cards = [_card(model, results.get(model), (states or {}).get(model)) for model in models]
+    known, against = states or {}, standings or {}
+    cards = [_card(name, results.get(name), known.get(name), against.get(name), name in stale) for name in models]
     shown = [card.result for card in cards if card.result]
     return _template().render(
         board=board,
         cards=cards,
         now=now,
         summary=_summary(cards),
-        runtimes=_distinct(result.runtime for result in shown),
+        runtimes=_distinct([result.runtime for result in shown]),
         simulated=any(result.runtime and result.runtime.target == "simulator" for result in shown),
     )
 
 
-def _card(model: str, result: CheckResult | None, state: ModelState | None) -> _Card:
+def _card(
+    model: str, result: CheckResult | None, state: ModelState | None, standing: Standing | None, stale: bool
+) -> _Card:
     if result is None:
-        return _Card(model, "unknown", None, None)
+        return _Card(model, "unknown", None, stale=stale)
     verdict: Verdict = "unknown" if result.error else result.verdict
     ops = result.placement.ops if result.placement and not result.error else ()
     groups = wording.group_ops(ops)
-    return _Card(model, verdict, result, _since(verdict, state), groups[:GROUPS], len(groups[GROUPS:]))
+    incidents = (state.fallback, state.unstable, state.shifted, state.failure) if state else ()
+    return _Card(
+        model,
+        verdict,
+        result,
+        standing,
+        tuple(incident for incident in incidents if incident),
+        stale,
+        groups[:GROUPS],
+        len(groups[GROUPS:]),
+    )
 
 
-def _since(verdict: Verdict, state: ModelState | None) -> float | None:
-    """When the oldest incident that is still open began; a healthy model has none to tell of."""
-    if state is None or verdict == "healthy":
-        return None
-    open_incidents: Iterable[Incident | None] = (state.fallback, state.unstable, state.shifted, state.failure)
-    return min((incident.since for incident in open_incidents if incident), default=None)
+def _slow(latency: Latency) -> str:
+    """The slow mode of a check in a few words; empty if one mode describes its replays."""
+    share, times = wording.measured(latency.slow_ratio), wording.measured(latency.separation_ratio)
+    return f"{wording.percent(share)} slow, {times:.2g} times" if share and times else ""
 
 
 def _summary(cards: Sequence[_Card]) -> tuple[Verdict | None, str]:
@@ -91,7 +115,7 @@ def _summary(cards: Sequence[_Card]) -> tuple[Verdict | None, str]:
     return worst, ", ".join(f"{counts[verdict]} {verdict}" for verdict in present) or "no model is configured"
 
 
-def _distinct(runtimes: Iterable[Runtime | None]) -> tuple[str, ...]:
+def _distinct(runtimes: Sequence[Runtime | None]) -> tuple[str, ...]:
     """Versions that the board runs; usually one line for all models."""
     return tuple(dict.fromkeys(wording.versions(runtime) for runtime in runtimes if runtime))
 
@@ -125,6 +149,7 @@ def _template() -> Template:
         "inputs": wording.samples,
         "agreement": wording.agreement,
         "nodes": _nodes,
+        "slow": _slow,
         "plural": wording.plural,
         "clip": lambda text: wording.clip(text, TEXT_LIMIT),
         "measured": wording.measured,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,13 +17,14 @@ from msgspec import Struct
 
 from monitor.outputs import database
 from monitor.outputs.database import SqliteError, line
-from monitor.records import BaselineRequest, CheckResult, Event, Latency, ModelState
+from monitor.records import Baseline, BaselineRequest, CheckResult, Event, Latency, ModelState
 
 EVENTS: Final = 1000
 REPLAYS: Final = 100
 """Checks whose raw replays are kept, of each model."""
 
 _Record = TypeVar("_Record", bound=Struct)
+_Undecodable: Final = (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError)
 
 
 class Stored:
@@ -86,7 +87,13 @@ class Stored:
         for key, blob in rows:
             try:
                 good.append((key, msgspec.msgpack.decode(blob, type=kind)))
-            except (msgspec.MsgspecError, TypeError, UnicodeDecodeError, RecursionError) as error:
+            except _Undecodable as error:
+                with contextlib.suppress(*_Undecodable):
+                    if kind is ModelState:  # holds what people accepted and no check measures again
+                        record, lost = salvaged(blob, kind)
+                        good.append((key, record))
+                        self.notes.append(f"the state's {table} row {key!r} is readable but for {', '.join(lost)}")
+                        continue
                 self._undecodable(table, column, key, line(error))
         return good
 
@@ -97,6 +104,45 @@ class Stored:
     def _undecodable(self, table: str, column: str, key: str | int, why: str) -> None:
         """A row is no record of its kind."""
         self.notes.append(f"the state's {table} row {key!r} is not readable ({why}) and is left out")
+
+
+def salvaged(blob: bytes | msgspec.Raw, kind: type[_Record]) -> tuple[_Record, list[str]]:
+    """The record without what of it does not decode, as after a change of version, and the names of that.
+
+    Raises what msgspec raises if that leaves no record.
+    """
+    parts = msgspec.msgpack.decode(blob, type=dict[str, msgspec.Raw])
+    lost: list[str] = []
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(kind):
+        if (raw := parts.get(field.encode_name)) is None:
+            continue
+        try:
+            values[field.name] = msgspec.msgpack.decode(raw, type=field.type)
+        except _Undecodable:
+            if field.required:
+                raise
+            if field.type == tuple[Baseline, ...]:
+                values[field.name] = tuple(_each(raw, Baseline, lost))
+            else:
+                lost.append(field.name)
+    return kind(**values), lost
+
+
+def _each(raw: msgspec.Raw, kind: type[_Record], lost: list[str]) -> Iterator[_Record]:
+    """Those of a list's records that can be salvaged; the others are a lost ``kind``."""
+    try:
+        parts = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
+    except _Undecodable:
+        parts = [msgspec.Raw()]
+    for part in parts:
+        try:
+            record, missing = salvaged(part, kind)
+        except _Undecodable:
+            lost.append(f"a {kind.__name__.lower()}")
+        else:
+            lost += [f"a {kind.__name__.lower()}'s {name}" for name in missing]
+            yield record
 
 
 class Reader(Stored):

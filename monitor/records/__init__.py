@@ -23,7 +23,7 @@ from monitor.records.concluded import (
     Placement,
 )
 from monitor.records.drawn import Cell, Forecast, Lane, Preflight, Strip
-from monitor.records.events import Event, EventName, Incident, Level, ModelState, Shifted, Standing, Unstable
+from monitor.records.events import Event, EventName, Incident, Level, ModelState, Relapse, Shifted, Standing, Unstable
 from monitor.records.graphs import Execution, Node, Study
 from monitor.records.history import Baseline, BaselineRequest, Digest, Identity, Rates, Round
 from monitor.records.measured import (
@@ -93,6 +93,7 @@ __all__ = [
     "RejectedSample",
     "Rejection",
     "RejectionKind",
+    "Relapse",
     "Replays",
     "Round",
     "Runtime",

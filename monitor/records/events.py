@@ -97,11 +97,18 @@ class Standing(Struct, frozen=True):
     incidents: dict[str, bool]
 
 
+class Relapse(Struct, frozen=True):
+    """How often incidents of one kind ended lately, and for how many checks the open one has seemed to be over."""
+
+    often: float = 0.0
+    quiet: int = 0
+
+
 class ModelState(Struct, frozen=True):
     """What is remembered of one model between checks and over restarts.
 
-    Its open incidents, its last checks (oldest first) and its baselines (that of the present identity
-    first).
+    Its open incidents, its last checks (oldest first), its baselines (that of the present identity first), and which
+    kinds of incidents come and go.
     """
 
     model: str
@@ -111,3 +118,4 @@ class ModelState(Struct, frozen=True):
     failure: Incident | None = None
     digests: tuple[Digest, ...] = ()
     baselines: tuple[Baseline, ...] = ()
+    relapses: dict[str, Relapse] = {}

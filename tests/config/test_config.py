@@ -71,6 +71,7 @@ def test_the_contracts_example_loads_to_exactly_these_values() -> None:
         replays=30,
         resident=True,
         timeout=30.0,
+        second_look="deep",
         gate=Gate(npu_flops=0.95, cv=0.15, median=0.012),
     )
     assert load(CONTRACT) == Config(

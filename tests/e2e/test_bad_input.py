@@ -18,6 +18,7 @@ import pytest
 from monitor.config import Model
 from monitor.service import check
 from monitor.service.handle import ProbeHandle
+from monitor.service.studies import Memory
 from tests.e2e.running import COMMAND, INSIDE_PROBES, Done, Running, environment, npumon, running, write_config
 
 DEPLOY = "deploy the model or correct models.path"
@@ -298,7 +299,7 @@ def test_a_probe_that_reports_nan_is_not_believed(good: Path, monkeypatch: pytes
     argv = (sys.executable, str(Path(__file__).with_name("nan_probe.py")))
     monkeypatch.setattr(check, "ProbeHandle", functools.partial(ProbeHandle, argv))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    checker = check.Checker(Model("m", good, options={"soc_model": "60"}), "qnn", 3600.0, studies.Memory())
+    checker = check.Checker(Model("m", good, options={"soc_model": "60"}), "qnn", 3600.0, Memory())
     try:
         result = checker.check()
     finally:

@@ -11,8 +11,6 @@ from monitor.outputs.baselines import Holding
 from monitor.records import (
     Baseline,
     BaselineRequest,
-    BoardReading,
-    Clock,
     Digest,
     Event,
     Failure,
@@ -21,19 +19,9 @@ from monitor.records import (
     ModelState,
     Shifted,
     Unstable,
-    Zone,
 )
-from tests.outputs.specimens import BOARD, FAILED, FALLBACK, NOW, SIMULATOR, conv
+from tests.outputs.specimens import BOARD, FAILED, FALLBACK, NOW, READING, SIMULATOR, conv
 
-READING = BoardReading(
-    uptime=93_784.0,
-    zones={"cpu": Zone(71.0, 85.0), "npu": Zone(90.14)},
-    cpu_clocks={"policy0": Clock(1.8e9, 2.0e9, 2.84e9), "policy4": Clock(current=691_200_000.0)},
-    device_clocks={"cdsp": Clock(highest=1.2e9)},
-    stalled={"cpu": 12.5, "io": 0.0421},
-    remoteprocs={"cdsp": "running"},
-    nodes={"/dev/fastrpc-cdsp": True, "/dev/dma_heap/system": False},
-)
 HEXAGON = msgspec.structs.replace(SIMULATOR, target="hexagon", machine="aarch64", options={"htp_performance_mode": "x"})
 
 DETECTED = Event(

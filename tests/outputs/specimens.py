@@ -1,4 +1,4 @@
-"""Hand-built records for the tests of the outputs: a model that falls back, a healthy one, failures and the worst case.
+"""Hand-built records for the tests of the outputs: fallback, slow and healthy models, failures, the worst case.
 
 They are shaped like what the simulator gives for published models. The outputs decide nothing, so that records made by
 hand are their whole input; the real path from the execution provider to these records has tests of its own.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import get_args, get_type_hints
 
+import msgspec
+
 from monitor.records import (
     Agreement,
     Board,
+    BoardReading,
     Cause,
     CheckResult,
+    Clock,
     Event,
     Failure,
     FailureReason,
@@ -24,6 +28,8 @@ from monitor.records import (
     RejectedSample,
     Runtime,
     Samples,
+    Standing,
+    Zone,
 )
 
 NOW = 1_763_829_000.0
@@ -36,6 +42,15 @@ SIMULATOR = Runtime(
     backend_version="v2.51.0",
     machine="x86_64",
     options={"soc_model": "60"},
+)
+READING = BoardReading(
+    uptime=93_784.0,
+    zones={"cpu": Zone(71.0, 85.0), "npu": Zone(90.14)},
+    cpu_clocks={"policy0": Clock(1.8e9, 2.0e9, 2.84e9), "policy4": Clock(current=691_200_000.0)},
+    device_clocks={"cdsp": Clock(highest=1.2e9)},
+    stalled={"cpu": 12.5, "io": 0.0421},
+    remoteprocs={"cdsp": "running"},
+    nodes={"/dev/fastrpc-cdsp": True, "/dev/dma_heap/system": False},
 )
 SHAPE = OpShare(
     node="model/pad",
@@ -78,7 +93,7 @@ FALLBACK = CheckResult(
         ops=(*(conv(number) for number in range(18)), SHAPE),
         fallback_flops={"Conv": 0.909, "Relu": 0.052},
     ),
-    latency=Latency(0.00824, 0.031, (0.0081, 0.00824, 0.0084), (0.012,)),
+    latency=Latency(0.00824, 0.031, (0.0081, 0.00824, 0.0084), (0.012,), 0.025, 0.0, None, (), (3,)),
     samples=Samples("synthetic", 0),
     runtime=SIMULATOR,
 )
@@ -101,12 +116,45 @@ HEALTHY = CheckResult(
         ops=(),
         fallback_flops={},
     ),
-    latency=Latency(0.00052, 0.022, (0.00051, 0.00052, 0.00053), ()),
+    latency=Latency(0.00052, 0.022, (0.00051, 0.00052, 0.00053), (), 0.021, 0.0, None, (), (3,)),
     samples=Samples(
         "files", 12, (RejectedSample("bad.npz", "dtype", "input `x` is float64, the model takes float32"),)
     ),
     runtime=SIMULATOR,
 )
+
+SLOW = msgspec.structs.replace(
+    HEALTHY,
+    model="detector",
+    verdict="degraded",
+    reason="10 % of the replays took 3 times as long; a fresh audit found the placement intact",
+    cause="slow_accelerator",
+    breach="cv",
+    latency=Latency(
+        median_seconds=0.0121,
+        cv_ratio=0.41,
+        replays_seconds=(*(0.012 + 0.00001 * number for number in range(18)), 0.0366, 0.037),
+        warmups_seconds=(0.031,),
+        robust_cv_ratio=0.012,
+        slow_ratio=0.1,
+        separation_ratio=3.04,
+        disturbed=(3,),
+        rounds=(10, 10),
+    ),
+    samples=Samples("files", 12),
+    runtime=msgspec.structs.replace(SIMULATOR, target="hexagon", machine="aarch64"),
+    before=READING,
+    after=READING,
+    second_look="a fresh audit found the placement intact",
+)
+SLOW_STANDING = Standing(
+    baseline_seconds=0.01205,
+    gate_npu_flops=0.95,
+    gate_cv=0.15,
+    gate_median_seconds=0.0150625,
+    incidents={"fallback": False, "unstable": True, "shifted": False, "outputs": False, "failure": False},
+)
+"""What ``SLOW`` is measured against."""
 
 FAILED = CheckResult(
     model="ppocr_det",
@@ -147,8 +195,12 @@ AWKWARD = 'a "quoted" \\ back\nslash <b>&amp;</b> \x1b[31m'
 """A name that has to be escaped everywhere: in exposition text, in HTML, at a terminal."""
 
 
+WORST_STANDING = Standing(0.25, 0.95, 0.15, 0.3125, dict.fromkeys(SLOW_STANDING.incidents, True))
+"""What the worst case is measured against: all that there is, and an incident of each kind."""
+
+
 def worst_case(model: str) -> tuple[list[CheckResult], list[Event]]:
-    """Checks and events of one model that together need as many series as a model ever can."""
+    """Checks and events of one model that, with ``WORST_STANDING``, need as many series as a model ever can."""
     op_types = {f"Op{number}": (200 - number) / 40_000 for number in range(200)}
     failures = [
         CheckResult(model, NOW, 0.1, "unknown", "failed", error=Failure(reason, "it failed"))
@@ -182,9 +234,10 @@ def worst_case(model: str) -> tuple[list[CheckResult], list[Event]]:
             unattributed={"Mystery": 0.1},
         ),
         agreement=Agreement(0.8, (OutputAgreement("y", "float", 0.8),), 3, ("note " * 400,)),
-        latency=Latency(0.5, 0.9, tuple(0.00005 * 1.3**number for number in range(50)), (1.0,)),
+        latency=Latency(0.5, 0.9, tuple(0.00005 * 1.3**number for number in range(50)), (1.0,), 0.4, 0.3, 2.0, (7, 8)),
         samples=Samples("files", 1000, rejected),
         runtime=SIMULATOR,
+        after=READING,
     )
     events = [
         Event(NOW, "error", "fallback_detected", f"id-{cause}", model, "it fell back", cause=cause)

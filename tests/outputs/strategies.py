@@ -10,8 +10,10 @@ from monitor.records import (
     VERDICTS,
     Agreement,
     Board,
+    BoardReading,
     Cause,
     CheckResult,
+    Clock,
     Event,
     EventName,
     Failure,
@@ -26,6 +28,7 @@ from monitor.records import (
     Runtime,
     Samples,
     Target,
+    Zone,
 )
 
 # Native code and file names give anything: control characters, lone surrogates, endless sentences.
@@ -64,6 +67,19 @@ runtimes = st.builds(
 )
 boards = st.builds(Board, texts, texts, texts, maybe(texts))
 failures = st.builds(Failure, st.sampled_from(get_args(FailureReason)), texts, texts, maybe(causes))
+words = st.text(min_size=1, max_size=64)  # names from the kernel, which readings clip
+clocks = st.dictionaries(words, st.builds(Clock, maybe(times), maybe(times), maybe(times)), max_size=4)
+celsius = st.floats(-40, 200)
+readings = st.builds(
+    BoardReading,
+    uptime=times,
+    zones=st.dictionaries(st.sampled_from(["cpu", "npu"]), st.builds(Zone, celsius, maybe(celsius))),
+    cpu_clocks=clocks,
+    device_clocks=clocks,
+    stalled=st.dictionaries(st.sampled_from(["cpu", "io", "memory"]), times),
+    remoteprocs=st.dictionaries(words, texts, max_size=2),
+    nodes=st.dictionaries(words, st.booleans(), max_size=4),
+)
 events = st.builds(
     Event,
     timestamp=times,
@@ -77,10 +93,14 @@ events = st.builds(
     npu_flops_ratio=maybe(ratios | st.just(float("nan"))),
     median_seconds=maybe(numbers),
     cv_ratio=maybe(numbers),
+    slow_ratio=maybe(ratios),
+    separation_ratio=maybe(st.floats(1, 1e3)),
+    baseline_seconds=maybe(st.floats(1e-6, 1e3)),
     ops=op_lists,
     samples=maybe(st.sampled_from(["files", "synthetic"])),
     runtime=maybe(runtimes),
     board=maybe(boards),
+    readings=maybe(readings),
     error=maybe(failures),
 )
 placements = st.builds(
@@ -106,7 +126,16 @@ samples = st.builds(
     ).map(tuple),
 )
 latencies = st.builds(
-    Latency, numbers, numbers, st.lists(numbers, max_size=5).map(tuple), st.lists(numbers, max_size=2).map(tuple)
+    Latency,
+    median_seconds=numbers,
+    cv_ratio=numbers,
+    replays_seconds=st.lists(numbers, max_size=5).map(tuple),
+    warmups_seconds=st.lists(numbers, max_size=2).map(tuple),
+    robust_cv_ratio=maybe(numbers),
+    slow_ratio=maybe(numbers),
+    separation_ratio=maybe(numbers),
+    disturbed=st.lists(st.integers(0, 4), max_size=5, unique=True).map(tuple),
+    rounds=st.lists(st.integers(0, 5), max_size=3).map(tuple),
 )
 output_agreements = st.builds(
     OutputAgreement,

@@ -16,7 +16,19 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from monitor.outputs.families import BUCKETS
 from monitor.outputs.metrics import Exposition
 from monitor.records import Cause, CheckResult, Event, FailureReason, RejectedSample, Samples
-from tests.outputs.specimens import AWKWARD, BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, worst_case
+from tests.outputs.specimens import (
+    AWKWARD,
+    BOARD,
+    CPU_ONLY,
+    FAILED,
+    FALLBACK,
+    HEALTHY,
+    NOW,
+    SLOW,
+    SLOW_STANDING,
+    WORST_STANDING,
+    worst_case,
+)
 
 as_openmetrics, _ = choose_encoder("application/openmetrics-text")
 
@@ -24,10 +36,10 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def exposition(*results: CheckResult, models: Iterable[str] = ()) -> Exposition:
-    """An exposition that has recorded ``results``."""
+    """An exposition that has recorded ``results``, a slow model's with what it is measured against."""
     made = Exposition(models, BOARD, "0.1.0", NOW - 3600)
     for result in results:
-        made.record(result)
+        made.record(result, SLOW_STANDING if result is SLOW else None)
     return made
 
 
@@ -61,6 +73,7 @@ def names(made: Exposition, model: str) -> set[str]:
         ("no_check_yet", []),
         ("fallback", [FALLBACK]),
         ("healthy", [HEALTHY]),
+        ("slow", [SLOW]),
         ("failed", [FAILED]),
         ("cpu_only", [CPU_ONLY]),
     ],
@@ -72,7 +85,7 @@ def test_golden(name: str, results: list[CheckResult], golden: Callable[[str, st
 
 def test_text_is_what_the_library_would_give() -> None:
     """The families rendered ahead and merged are, to the byte, those that prometheus_client makes at once."""
-    made = exposition(FALLBACK, HEALTHY, FAILED, CPU_ONLY, models=["never_checked"])
+    made = exposition(FALLBACK, HEALTHY, SLOW, FAILED, CPU_ONLY, models=["never_checked"])
     registry = CollectorRegistry()
     registry.register(made)
     assert sorted(made.text().split(b"# HELP ")) == sorted(generate_latest(registry).split(b"# HELP "))
@@ -81,7 +94,7 @@ def test_text_is_what_the_library_would_give() -> None:
 def test_openmetrics_is_valid() -> None:
     """The same families are valid OpenMetrics, whose parser refuses stray suffixes, duplicates and missing EOF."""
     registry = CollectorRegistry()
-    registry.register(exposition(FALLBACK, HEALTHY, FAILED, CPU_ONLY))
+    registry.register(exposition(FALLBACK, HEALTHY, SLOW, FAILED, CPU_ONLY))
     encoded = as_openmetrics(registry).decode()
     families = {family.name: family.type for family in parse_openmetrics(encoded)}  # type: ignore[no-untyped-call]
     assert families["npumon_checks"] == "counter"
@@ -100,6 +113,8 @@ def test_at_most_100_series_a_model() -> None:
     """A model that fails in every way, with 200 op types on the CPU, needs no more than 100 series."""
     results, events = worst_case("worst")
     made = exposition(*results)
+    made.record(results[-1], WORST_STANDING)
+    made.expect(60.0, {})
     for event in events:
         made.count_event(event)
     mine = [key for key in series(made) if ("model", "worst") in key[1]]
@@ -166,9 +181,81 @@ def test_what_was_not_measured_is_absent() -> None:
     assert value(exposition(CPU_ONLY), "latency_seconds_count", model="minilm") == 1
 
 
-def test_slow_share_is_absent() -> None:
-    """The share of a slow mode is not measured yet, so there is no such metric."""
-    assert "npumon_latency_slow_ratio" not in text(exposition(FALLBACK, HEALTHY))
+def test_the_shape_of_the_latency() -> None:
+    """Slow mode, spread without outliers and disturbed replays are shares; no slow mode is a true 0."""
+    made = exposition(SLOW, HEALTHY)
+    assert value(made, "latency_slow_ratio", model="detector") == 0.1
+    assert value(made, "latency_slow_ratio", model="qdq_net") == 0
+    assert value(made, "latency_robust_cv_ratio", model="detector") == 0.012
+    assert value(made, "latency_disturbed_ratio", model="detector") == 1 / 20
+
+
+def test_what_a_model_is_measured_against() -> None:
+    """Baseline, gates and open incidents stand beside the figures; without a baseline there is no series of it."""
+    made = exposition()
+    made.record(SLOW, SLOW_STANDING)
+    assert value(made, "baseline_median_seconds", model="detector") == 0.01205
+    assert value(made, "gate_median_seconds", model="detector") == 0.0150625
+    assert value(made, "gate_cv_ratio", model="detector") == 0.15
+    assert value(made, "gate_npu_flops_ratio", model="detector") == 0.95
+    assert value(made, "incident", model="detector", kind="unstable") == 1
+    assert value(made, "incident", model="detector", kind="fallback") == 0
+    assert value(made, "verdict_cause", model="detector", cause="slow_accelerator") == 1
+    young = msgspec.structs.replace(SLOW_STANDING, baseline_seconds=None, gate_median_seconds=None)
+    made.record(msgspec.structs.replace(SLOW, cause=None), young)
+    assert not {"npumon_baseline_median_seconds", "npumon_gate_median_seconds", "npumon_verdict_cause"} & names(
+        made, "detector"
+    )
+
+
+class Clock:
+    """A monotonic clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Seconds since it was made, and some."""
+        return self.now
+
+
+def test_a_model_that_is_not_checked_any_more_is_stale() -> None:
+    """After three intervals and the longest check, at the scrape and by the monotonic clock; a check ends it."""
+    clock = Clock()
+    made = Exposition(["m", "detector"], BOARD, "0.1.0", NOW, clock)
+    assert "npumon_check_stale" not in text(made)
+    made.expect(60.0, {"m": 45.0, "detector": 45.0})
+    assert value(made, "interval_seconds") == 60
+    clock.now += 3 * 60 + 45
+    assert value(made, "check_stale", model="detector") == 0
+    clock.now += 1
+    assert value(made, "check_stale", model="m") == 1
+    assert value(made, "check_stale", model="detector") == 1
+    made.record(msgspec.structs.replace(SLOW, timestamp=0.0))  # the wall clock says 1970 and is not asked
+    assert value(made, "check_stale", model="detector") == 0
+    assert value(made, "check_stale", model="m") == 1
+
+
+def test_a_reload_that_fails_shows() -> None:
+    """The gauge falls to 0 and the time stays; the next reload that succeeds moves both."""
+    made = exposition(FALLBACK, HEALTHY)
+    since = "config_last_reload_success_timestamp_seconds"
+    assert (value(made, "config_last_reload_successful"), value(made, since)) == (1, NOW - 3600)
+    made.reload_failed()
+    assert (value(made, "config_last_reload_successful"), value(made, since)) == (0, NOW - 3600)
+    made.reloaded(["swift_f0"], NOW)
+    assert (value(made, "config_last_reload_successful"), value(made, since)) == (1, NOW)
+    assert value(made, "checks_total", model="swift_f0") == 1
+    assert not names(made, "qdq_net")
+
+
+def test_the_boards_gauges_are_those_of_the_last_reading() -> None:
+    """A check that could not read the board takes nothing away: what was read last is what is known."""
+    made = exposition(SLOW, FAILED)
+    assert value(made, "board_temperature_celsius", zone="npu") == 90.14
+    assert value(made, "board_temperature_limit_celsius", zone="npu") is None
+    assert value(made, "board_clock_hertz", clock="policy0", bound="allowed") == 2.0e9
+    assert "npumon_board_temperature_celsius" not in text(exposition(FALLBACK))
 
 
 def test_counters_exist_from_the_start() -> None:

@@ -14,9 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.outputs import page
-from monitor.records import CheckResult, Incident, ModelState
+from monitor.records import CheckResult, Incident, ModelState, Shifted, Unstable
 from tests.outputs import strategies
-from tests.outputs.specimens import AWKWARD, BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, SIMULATOR
+from tests.outputs.specimens import (
+    AWKWARD,
+    BOARD,
+    CPU_ONLY,
+    FAILED,
+    FALLBACK,
+    HEALTHY,
+    NOW,
+    SIMULATOR,
+    SLOW,
+    SLOW_STANDING,
+)
 
 ALL = (FALLBACK, HEALTHY, FAILED, CPU_ONLY)
 VOID = {"meta", "br"}
@@ -113,6 +124,37 @@ def test_since_when_only_while_something_is_wrong() -> None:
     state = ModelState("m", fallback=Incident("i", NOW - 600), failure=Incident("j", NOW - 1200))
     assert "began 20 min ago" in show(msgspec.structs.replace(FALLBACK, model="m"), m=state).text
     assert "began" not in show(msgspec.structs.replace(HEALTHY, model="m"), m=state).text
+
+
+def test_a_slow_model_and_what_it_is_measured_against() -> None:
+    """Baseline and gates stand under the figures, the slow mode under the CV, and each open incident has its ID."""
+    state = ModelState(
+        "detector",
+        unstable=Unstable("detector-unstable-6921f004", NOW - 1300),
+        shifted=Shifted("detector-shifted-6921f100", NOW - 600),
+    )
+    html = page.render({"detector": SLOW}, BOARD, NOW, ["detector"], {"detector": state}, {"detector": SLOW_STANDING})
+    text = Document(html).text
+    for words in (
+        "median 12.1 ms normal 12.1 ms, gate 15.1 ms CV 41.0 % 10.0 % slow, 3 times NPU FLOPs > 99.9 % gate 95.0 %",
+        "detector degraded slow_accelerator began 22 min ago",
+        "incident detector-unstable-6921f004 , 22 min ago",
+        "incident detector-shifted-6921f100 , 10 min ago",
+    ):
+        assert words in text
+    young = msgspec.structs.replace(SLOW_STANDING, baseline_seconds=None, gate_median_seconds=None)
+    html = page.render({"detector": SLOW}, BOARD, NOW, ["detector"], {}, {"detector": young})
+    assert "median 12.1 ms CV 41.0 %" in Document(html).text
+
+
+def test_stale_results_are_called_so() -> None:
+    """A model that is not checked any more is marked, with or without a result; who is not told so is not."""
+    names = ["qdq_net", "swift_f0", "never"]
+    results = {"qdq_net": HEALTHY, "swift_f0": FALLBACK}
+    text = Document(page.render(results, BOARD, NOW, names, stale={"qdq_net", "never"})).text
+    assert "qdq_net healthy stale No check has ended for too long: this is from 5 s ago. See /healthz" in text
+    assert "never unknown stale No check has ended for too long. See /healthz and the log. no check yet" in text
+    assert text.count("stale") == 2
 
 
 def test_simulator_notice_only_on_a_simulator() -> None:

@@ -22,6 +22,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from monitor.errors import UsageError
 from monitor.outputs import database
@@ -29,7 +30,22 @@ from monitor.outputs import state as module
 from monitor.outputs.database import FILE
 from monitor.outputs.state import REQUESTS, STUDIES, State, StateWriteError, study_key
 from monitor.outputs.stored import EVENTS, REPLAYS, Reader
-from monitor.records import BaselineRequest, CheckResult, Event, Execution, Incident, Latency, ModelState, Node, Study
+from monitor.records import (
+    Baseline,
+    BaselineRequest,
+    CheckResult,
+    Digest,
+    Event,
+    Execution,
+    Identity,
+    Incident,
+    Latency,
+    ModelState,
+    Node,
+    Rates,
+    Round,
+    Study,
+)
 
 CONFIG = Path("/etc/npumon.toml")
 ROOT = Path(__file__).resolve().parents[2]
@@ -355,6 +371,45 @@ def test_a_row_that_does_not_decode_is_dropped_with_a_note(directory: Path, tabl
             assert sum(not part for part in found) == 1
             assert len(state.notes) == expected
             assert all(table in note and "\n" not in note for note in state.notes)
+
+
+ACCEPTED = Baseline("ab", Identity("00", "qnn 2.7.0"), 1e9, (0.01,), 0.01, 1e9, rates=Rates(1.0, 30.0, (0.5,), (0.5,)))
+REMEMBERED = ModelState(
+    "m", failure=Incident("1", 1e9), digests=(Digest(1e9, 0.01, 0.04, (Round(30, {3: 1}),)),), baselines=(ACCEPTED,) * 2
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "kept", "lost"),
+    [
+        (["digests"], {"digests": ()}, "digests"),
+        (["digests", 0], {"digests": ()}, "digests"),
+        (["digests", 0, 3, 0, 1], {"digests": ()}, "digests"),
+        (["failure"], {"failure": None}, "failure"),
+        (["failure", "since"], {"failure": None}, "failure"),
+        (["baselines", 1, "rates"], {"baselines": (ACCEPTED, replace(ACCEPTED, rates=Rates()))}, "a baseline's rates"),
+        (["baselines", 0, "identity"], {"baselines": (ACCEPTED,)}, "a baseline"),
+        (["baselines", 0], {"baselines": (ACCEPTED,)}, "a baseline"),
+        (["baselines"], {"baselines": ()}, "a baseline"),
+    ],
+)
+def test_what_was_accepted_outlives_a_part_that_does_not_decode(
+    directory: Path, path: list[str | int], kept: dict[str, object], lost: str
+) -> None:
+    """Of a model's state only the part that another version wrote otherwise is lost, and it is said what that was."""
+    document = msgspec.msgpack.decode(msgspec.msgpack.encode(REMEMBERED), strict=False)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = "of another kind"
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(check()[0], REMEMBERED)
+    with contextlib.closing(sqlite3.connect(directory / FILE)) as connection, connection:
+        connection.execute("UPDATE models SET record = ?", (msgspec.msgpack.encode(document),))
+    for reader in (State.open(directory, CONFIG), Reader(directory, CONFIG)):
+        with contextlib.closing(reader):
+            assert reader.model_states() == {"m": replace(REMEMBERED, **kept)}
+            assert reader.notes == [f"the state's models row 'm' is readable but for {lost}"]
 
 
 def test_a_study_that_unpacks_beyond_the_limit_is_dropped(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from monitor.outputs import text, wording
 from monitor.records import CheckResult, OpShare
 from tests.outputs import strategies
-from tests.outputs.specimens import AWKWARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, SIMULATOR, worst_case
+from tests.outputs.specimens import AWKWARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, SIMULATOR, SLOW, worst_case
 
-ALL = (FALLBACK, HEALTHY, FAILED, CPU_ONLY)
+ALL = (FALLBACK, HEALTHY, SLOW, FAILED, CPU_ONLY)
 
 
 def visible(table: str) -> str:
@@ -118,15 +118,23 @@ def test_input_dependent_placement_has_a_range() -> None:
 
 
 def test_check_document_adds_the_raw_latencies() -> None:
-    """``check --json`` is the audit's document with median, CV, and each replay and warm-up as measured."""
-    document = text.check_document(FALLBACK)
-    assert FALLBACK.latency
-    latency = {key: document.pop(key) for key in ("median_seconds", "cv_ratio", "replays_seconds", "warmups_seconds")}
-    assert document == text.audit_document(FALLBACK)
-    assert latency == msgspec.to_builtins(FALLBACK.latency) | {
-        "replays_seconds": list(FALLBACK.latency.replays_seconds),
-        "warmups_seconds": list(FALLBACK.latency.warmups_seconds),
+    """``check --json`` is the audit's document with the latency signals, and each replay and warm-up as measured."""
+    document, audit = text.check_document(SLOW), text.audit_document(SLOW)
+    latency = SLOW.latency
+    assert latency
+    assert {key: document.pop(key) for key in set(document) - set(audit)} == {
+        "median_seconds": 0.0121,
+        "cv_ratio": 0.41,
+        "robust_cv_ratio": 0.012,
+        "slow_ratio": 0.1,
+        "separation_ratio": 3.04,
+        "replays_seconds": list(latency.replays_seconds),
+        "replays_disturbed": [3],
+        "rounds": [10, 10],
+        "warmups_seconds": [0.031],
     }
+    assert document == audit
+    assert "separation_ratio" not in text.check_document(FALLBACK)  # one mode describes its replays
 
 
 def test_error_says_why_nothing_was_measured() -> None:

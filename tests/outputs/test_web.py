@@ -17,7 +17,7 @@ from monitor.errors import UsageError
 from monitor.outputs import log, page, web
 from monitor.outputs.metrics import Exposition
 from monitor.outputs.web import WebServer
-from tests.outputs.specimens import BOARD, FALLBACK, NOW, worst_case
+from tests.outputs.specimens import BOARD, FALLBACK, NOW, WORST_STANDING, worst_case
 
 
 class Service:
@@ -318,7 +318,7 @@ def test_twenty_models_in_the_worst_case_can_be_scraped() -> None:
     for number in range(20):
         results, events = worst_case(f"model{number}")
         for result in results:
-            service.exposition.record(result)
+            service.exposition.record(result, WORST_STANDING)
         for event in events:
             service.exposition.count_event(event)
     service.web.start()

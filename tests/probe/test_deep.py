@@ -24,8 +24,8 @@ from monitor.probe import demo_model
 from monitor.probe.provider import DeepCounts, Provider, find
 from monitor.records import DeepProfile, DeepReading, Study
 from monitor.service.check import Checker
-from monitor.service.studies import Memory
 from monitor.service.handle import ProbeHandle
+from monitor.service.studies import Memory
 from tests import models as built
 from tests.probing import TIMEOUT, spec
 

@@ -18,9 +18,9 @@ from monitor.config import Model
 from monitor.records import CheckResult, Profile, SessionFacts, Study
 from monitor.service import studies
 from monitor.service.check import Checker
-from monitor.service.studies import Memory
 from monitor.service.handle import ProbeHandle
 from monitor.service.offboard import make_study
+from monitor.service.studies import Memory
 from tests import models
 from tests.e2e.running import npumon
 
