@@ -251,12 +251,12 @@ def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
     if shifted is not None and shifted.gated and limit is not None:
         now = level.level(state.digests[-3:])
         over = _over(now, limit) if now > limit else f"the median of {_time(now)} is not yet back for good"
-        reason = f"{_explained(over, result)}, since {_clock(shifted.since)}"
+        reason = _explained(f"{over}, since {_clock(shifted.since)}", result)
         return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="median")
     if unstable is not None:
         many = f"{_percent(unstable.ratio)} of the replays took {unstable.separation:.2g} times as long"
         what = many if unstable.band else f"the latency scatters beyond its gate of {_percent(gate.cv)}"
-        reason = f"{_explained(what, result)}, since {_clock(unstable.since)}"
+        reason = _explained(f"{what}, since {_clock(unstable.since)}", result)
         return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="cv")
     if shifted is not None:
         was = f"the median rose from {_time(shifted.reference_seconds)} to {_time(shifted.level_seconds)}"

@@ -102,6 +102,11 @@ class Exposition(Collector):
         with self._lock:
             self._models.pop(model, None)
 
+    def stale(self) -> set[str]:
+        """The models whose last check is too long ago."""
+        with self._lock:
+            return {name for name in self._models if self._is_stale(name, self._clock())}
+
     def collect(self) -> Iterator[Metric]:
         """All families of one scrape, consistent with each other."""
         with self._lock:
@@ -154,9 +159,13 @@ class Exposition(Collector):
         stale = GaugeMetricFamily("npumon_check_stale", "1 if the last check is too long ago.", labels=["model"])
         now = self._clock()
         for name in sorted(self._models):
-            patience = PATIENCE * self._interval + self._longest.get(name, 0.0)
-            stale.add_metric([name], int(now - self._checked[name] > patience))
+            stale.add_metric([name], int(self._is_stale(name, now)))
         yield stale
+
+    def _is_stale(self, name: str, now: float) -> bool:
+        if self._interval is None:
+            return False
+        return now - self._checked[name] > PATIENCE * self._interval + self._longest.get(name, 0.0)
 
 
 class _Alone(Collector):

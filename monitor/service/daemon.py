@@ -216,7 +216,14 @@ class Daemon:
         return f"{self.address}: {', '.join(verdicts)}"
 
     def _page(self) -> str:
-        return page.render(dict(self._results), self._board, time.time(), list(self._checkers), dict(self._models))
+        gates = {name: checker.model.gate for name, checker in self._checkers.items()}
+        results, states = dict(self._results), dict(self._models)
+        standings = {
+            name: standing(states[name], results[name], gate)
+            for name, gate in gates.items()
+            if name in states and name in results
+        }
+        return page.render(results, self._board, time.time(), list(gates), states, standings, self._exposition.stale())
 
     def _checker(self, model: Model, config: Config) -> Checker:
         return Checker(model, config.provider, config.audit_interval, self._state)

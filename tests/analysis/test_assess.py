@@ -96,7 +96,7 @@ def test_an_alarm_says_what_the_verdict_rests_on() -> None:
     assert found.breach == "cv"
     assert found.reason == (
         f"{100 * since.ratio:.2g} % of the replays took {since.separation:.2g} times as long, "
-        "with the placement intact, since 2023-11-14 23:34 UTC"
+        "since 2023-11-14 23:34 UTC, with the placement intact"
     )
 
 
