@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from monitor.cli import npumon as group
-from tests.e2e.running import COMMAND, Terminal, environment, npumon, wait_until, write_config
+from tests.e2e.running import COMMAND, Terminal, children, environment, npumon, wait_until, write_config
 
 # The contract's keys (DESIGN, section 4). A document may have more; figures that were not measured are absent.
 IDENTITY = {"model", "model_sha256", "verdict", "samples", "runtime"}
@@ -143,6 +143,8 @@ def test_an_interrupted_command_gives_no_verdict(slow: Path) -> None:
     """Ctrl-C in a check ends it with 130, which is none of the verdicts' codes."""
     terminal = Terminal("audit", slow, "-o", "soc_model=60")
     terminal.read(until=lambda: "studying" in terminal.err)
+    # Python drops an interrupt that meets it in the middle of a finalizer, as it may while a process is being started.
+    wait_until(lambda: bool(children(terminal.process.pid)), "a probe")
     assert terminal.end(signal.SIGINT) == 130
     assert terminal.err.endswith("npumon: interrupted\r\n")
     assert terminal.out == ""
