@@ -25,9 +25,8 @@ def total(server: WiredPrometheus, name: str) -> float:
     return sum(server.metrics(name).values())
 
 
-def measure(boards: int, interval: int, minutes: float, bare: bool) -> None:
+def measure(directory: Path, boards: int, interval: int, minutes: float, bare: bool) -> None:
     """Print what a fleet of this size takes, scraped and evaluated every ``interval`` seconds; ``bare``: no rules."""
-    directory = Path(tempfile.mkdtemp(prefix="npumon-scale-"))
     fleet = [SimulatedBoard(number) for number in range(boards)]
     history(fleet, directory / "data")
     wired = WiredPrometheus(directory, "127.0.0.1:9", f"{interval}s")
@@ -75,9 +74,8 @@ def _appended(server: WiredPrometheus) -> float:
     return total(server, "prometheus_tsdb_head_samples_appended_total")
 
 
-def disk(hours: int = 24) -> None:
+def disk(directory: Path, hours: int = 24) -> None:
     """Print what the samples of one board take in blocks of two hours, which is before Prometheus merges them."""
-    directory = Path(tempfile.mkdtemp(prefix="npumon-scale-"))
     begin = time.time() // 7200 * 7200 - hours * 3600
     now = begin
     board = SimulatedBoard(1, lambda: now)
@@ -108,7 +106,8 @@ if __name__ == "__main__":
     parser.add_argument("--bare", action="store_true", help="without rules")
     parser.add_argument("--disk", action="store_true")
     chosen = parser.parse_args()
-    if chosen.disk:
-        disk()
-    else:
-        measure(chosen.boards, chosen.interval, chosen.minutes, chosen.bare)
+    with tempfile.TemporaryDirectory(prefix="npumon-scale-") as temporary:
+        if chosen.disk:
+            disk(Path(temporary))
+        else:
+            measure(Path(temporary), chosen.boards, chosen.interval, chosen.minutes, chosen.bare)
