@@ -20,7 +20,7 @@ from monitor.errors import UsageError
 if TYPE_CHECKING:
     from monitor.config import Config
     from monitor.outputs.ticket import Case
-    from monitor.records import BaselineRequest, Event, Incident, ModelState
+    from monitor.records import BaselineRequest, Event, ModelState
 
 _READ_EXIT_CODES = "Exit codes: 0 printed, 2 bad configuration or arguments, or nothing was recorded yet."
 
@@ -154,19 +154,21 @@ def _case(config: Config, file: Path, wanted: str) -> Case:
     """All that is known of the incident whose ID begins with ``wanted``; raises :class:`UsageError`."""
     from monitor.outputs.stored import Reader
     from monitor.outputs.ticket import Case
+    from monitor.records import ModelState
 
     with Reader(config.state, config.file) as reader:
         told, states, results = reader.events(), reader.model_states(), reader.results()
     _tell(reader.notes)
     models = {event.id: event.model for event in told}
-    models |= {incident.id: state.model for state in states.values() for incident in _open(state)}
+    models |= {incident.id: state.model for state in states.values() for incident in state.incidents}
     name = _pick(file, "incident", wanted, list(models), f"npumon events -c {file} lists them")
     model = models[name]
+    state = states.get(model, ModelState(model))
     return Case(
         id=name,
         model=model,
         events=tuple(event for event in told if event.id == name),
-        incident=next((one for one in _open(states.get(model)) if one.id == name), None),
+        incident=next((one for one in state.incidents if one.id == name), None),
         last=results.get(model),
         subject=next((one for one in config.models if one.name == model), None),
         provider=config.provider,
@@ -183,11 +185,6 @@ def _states(config: Config) -> tuple[dict[str, ModelState], dict[str, list[Basel
         requests = {model.name: [one for _, one in reader.requests(model.name)] for model in config.models}
     _tell(reader.notes)
     return states, requests
-
-
-def _open(state: ModelState | None) -> list[Incident]:
-    incidents = (state.fallback, state.unstable, state.shifted, state.failure) if state else ()
-    return [incident for incident in incidents if incident is not None]
 
 
 def _pick(file: Path, kind: str, wanted: str, names: Sequence[str], listing: str) -> str:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from monitor.analysis import baselines, incidents, level, slow
 from monitor.analysis.circumstances import circumstances
 from monitor.analysis.incidents import Teller
+from monitor.analysis.verdict import milliseconds
 from monitor.config import Gate
 from monitor.records import (
     BaselineRequest,
@@ -146,9 +147,16 @@ def _timed(state: ModelState, result: CheckResult, latency: Latency, gate: Gate,
     if shifted is None or unstable is None:  # with two modes a median goes to and fro between them
         shifted = _shifted(shifted, digests, limit, teller.baseline, result, teller)
     state = replace(state, digests=digests, unstable=unstable, shifted=shifted)
-    if result.verdict == "healthy" and unstable is None and not (shifted and shifted.gated):
+    # Held against an older baseline, a slower one is learned as well: it then waits to be accepted.
+    steady = not (shifted and shifted.gated) or baseline is not baselines.present(state)
+    if result.verdict == "healthy" and unstable is None and steady and not _beyond(latency, gate):
         state = baselines.learn(state, result, aged)
     return state
+
+
+def _beyond(latency: Latency, gate: Gate) -> bool:
+    """Whether a configured gate says that this is not normal, whatever was before."""
+    return gate.median is not None and latency.median_seconds > gate.median
 
 
 def _unstable(
@@ -224,7 +232,7 @@ def _shifted(
     middle = (open_.reference_seconds * open_.level_seconds) ** 0.5
     back = not held and level.is_back(medians, middle / level.RELIEF)
     if teller.ends("shifted", back):
-        teller.tell("latency_recovered", open_.id, f"the median is back at {_time(recent)}", "slow_accelerator")
+        teller.tell("latency_recovered", open_.id, f"the median is back at {milliseconds(recent)}", "slow_accelerator")
         return None
     if limit is not None and beyond and not open_.gated:
         teller.tell("latency_shifted", open_.id, _explained(_over(recent, limit), result), "slow_accelerator")
@@ -235,7 +243,9 @@ def _shifted(
     longer = digests[-level.STRETCHES[-1].checks :]
     if not open_.gated and min(one.median_seconds for one in longer) > TOLD_AGAIN * open_.level_seconds:
         now = level.level(longer)
-        further = f"the median rose further, from {_time(open_.level_seconds)} to {_time(now)}, within its gate"
+        further = (
+            f"the median rose further, from {milliseconds(open_.level_seconds)} to {milliseconds(now)}, within its gate"
+        )
         teller.tell("latency_shifted", open_.id, _explained(further, result), "slow_accelerator")
         return replace(open_, level_seconds=now)
     return replace(open_, gated=False)
@@ -250,7 +260,7 @@ def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
     assert latency is not None
     if shifted is not None and shifted.gated and limit is not None:
         now = level.level(state.digests[-3:])
-        over = _over(now, limit) if now > limit else f"the median of {_time(now)} is not yet back for good"
+        over = _over(now, limit) if now > limit else f"the median of {milliseconds(now)} is not yet back for good"
         reason = _explained(f"{over}, since {_clock(shifted.since)}", result)
         return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="median")
     if unstable is not None:
@@ -259,7 +269,7 @@ def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
         reason = _explained(f"{what}, since {_clock(unstable.since)}", result)
         return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="cv")
     if shifted is not None:
-        was = f"the median rose from {_time(shifted.reference_seconds)} to {_time(shifted.level_seconds)}"
+        was = f"the median rose from {milliseconds(shifted.reference_seconds)} to {milliseconds(shifted.level_seconds)}"
         return replace(result, reason=f"{result.reason}; {was} at {_clock(shifted.since)}, within its gate")
     return result
 
@@ -283,24 +293,20 @@ def _explained(what: str, result: CheckResult) -> str:
 
 def _how(step: level.Step | None, digests: Sequence[Digest], baseline: float | None) -> str:
     if step is not None:
-        return f"it stepped from {_time(step.reference)} to {_time(step.level)} at {_clock(step.since)}"
+        return f"it stepped from {milliseconds(step.reference)} to {milliseconds(step.level)} at {_clock(step.since)}"
     if baseline is None:
         return "no earlier level is known"
     if len(digests) < level.REFERENCE:  # after a restart or an update nobody has seen how it came there
-        return f"the baseline is {_time(baseline)}"
-    return f"it drifted there from {_time(baseline)}"
+        return f"the baseline is {milliseconds(baseline)}"
+    return f"it drifted there from {milliseconds(baseline)}"
 
 
 def _over(median: float, limit: float) -> str:
-    return f"the median of {_time(median)} exceeds its gate of {_time(limit)}"
+    return f"the median of {milliseconds(median)} exceeds its gate of {milliseconds(limit)}"
 
 
 def _percent(ratio: float) -> str:
     return f"{100 * ratio:.2g} %" if ratio < 0.1 else f"{100 * ratio:.0f} %"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _clock(timestamp: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monitor.records import BoardReading, Circumstance, Clock, Latency, Zone
+from monitor.records import RUNNING, BoardReading, Circumstance, Clock, Latency, Zone
 
 CLOSE = 1.0
 """Kelvin below its limit at which a zone counts as hot: the governor holds it there, on either side."""
@@ -25,7 +25,6 @@ COLD = 3.0
 
 _PARTS = {"cpu": "CPU", "npu": "NPU"}
 _GRAPHICS = ("gpu", "kgsl", "mali")
-_UP = ("running", "attached")
 _MOST = 4
 
 
@@ -53,7 +52,7 @@ def _down(readings: list[BoardReading]) -> Iterator[Circumstance]:
         return
     last = readings[-1]
     crashed = {name: state for reading in readings for name, state in reading.remoteprocs.items() if state == "crashed"}
-    down = {name: state for name, state in last.remoteprocs.items() if state not in _UP}
+    down = {name: state for name, state in last.remoteprocs.items() if state not in RUNNING}
     if len(down) < len(last.remoteprocs):
         down = {}  # one that is off while another one runs is not in use
     for name, state in sorted({**down, **crashed}.items())[:_MOST]:

@@ -62,8 +62,11 @@ class Teller:
         self._board = board
 
     def id(self, kind: str) -> str:
-        """Names an incident: unique per model, kind and second, and the same after a restart."""
-        return f"{self._result.model}-{kind}-{int(self._result.timestamp):x}"
+        """Names an incident: unique per model, kind and millisecond, and the same after a restart.
+
+        Milliseconds, since a board without a clock begins each life in the same second of 1970.
+        """
+        return f"{self._result.model}-{kind}-{int(self._result.timestamp * 1000):x}"
 
     def ends(self, kind: str, over: bool) -> bool:
         """Whether the open incident of this kind ends with this check, in which it is ``over`` or not.

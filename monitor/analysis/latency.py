@@ -46,9 +46,10 @@ def summarize(*rounds: Replays) -> Latency:
         raise ValueError("a replay's time is not a positive, finite number")
     mean = statistics.fmean(seconds)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in seconds) / (len(seconds) - 1))
-    switches = [count for one in rounds for count in (one.switches or (0,) * len(one.seconds))]
-    disturbed = tuple(index for index, count in enumerate(switches) if count)
-    calm = _without(seconds, disturbed)
+    switches = [count for one in rounds for count in one.switches]
+    counted = len(switches) == len(seconds)
+    disturbed = tuple(index for index, count in enumerate(switches) if count) if counted else None
+    calm = _without(seconds, disturbed or ())
     found = modes(calm)
     return Latency(
         median_seconds=statistics.median(seconds),
@@ -65,8 +66,13 @@ def summarize(*rounds: Replays) -> Latency:
 
 def robust_cv(seconds: Sequence[float]) -> float:
     """The spread of the bulk: 1.4826 times the median absolute deviation, over the median."""
-    middle = statistics.median(seconds)
-    return MAD_TO_SIGMA * statistics.median(abs(value - middle) for value in seconds) / middle
+    return scatter(seconds) / statistics.median(seconds)
+
+
+def scatter(values: Sequence[float]) -> float:
+    """The standard deviation that the median absolute deviation stands for, were the values normal."""
+    middle = statistics.median(values)
+    return MAD_TO_SIGMA * statistics.median(abs(value - middle) for value in values)
 
 
 def modes(seconds: Sequence[float]) -> Modes | None:

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from monitor.analysis.latency import scatter
 from monitor.records import Digest
 
 RELIEF = 0.97
@@ -68,9 +69,9 @@ def step(digests: Sequence[Digest]) -> Step | None:
             continue
         logs = [math.log(one.median_seconds) for one in before]
         middle = statistics.median(logs)
-        scatter = max(1.4826 * statistics.median(abs(value - middle) for value in logs), _LEAST_SCATTER)
+        spread = max(scatter(logs), _LEAST_SCATTER)
         # A step of less than the scatter of single checks would be seen in many, but it would not be worth a line.
-        least = math.exp(middle + max(math.log(stretch.rise), _SIGMAS * scatter / math.sqrt(stretch.checks)))
+        least = math.exp(middle + max(math.log(stretch.rise), _SIGMAS * spread / math.sqrt(stretch.checks)))
         above = [one for one in recent if one.median_seconds > least]
         if len(above) >= stretch.quorum:
             return Step(math.exp(middle), level(above[-stretch.quorum :]), above[0].timestamp)

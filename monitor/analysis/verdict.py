@@ -50,7 +50,8 @@ def deep_words(profile: DeepProfile | None) -> str:
     """Where the time of one inference goes by the accelerator's own profile, in a clause."""
     if profile is None or profile.accelerator_seconds is None or profile.inference_seconds is None:
         return f"its own profile is missing: {profile.partial or 'no times'}" if profile else "it was not profiled"
-    return f"of {_ms(profile.inference_seconds)} the accelerator takes {_ms(profile.accelerator_seconds)}"
+    whole, part = milliseconds(profile.inference_seconds), milliseconds(profile.accelerator_seconds)
+    return f"of {whole} the accelerator takes {part}"
 
 
 def failed(failure: Failure) -> Judgement:
@@ -108,5 +109,6 @@ def _share(ratio: float) -> str:
     return "100 %" if ratio == 1 else f"{int(ratio * 1000) / 10:g} %"
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """A latency in a sentence."""
     return f"{seconds * 1e3:.3g} ms"

@@ -12,13 +12,12 @@ from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from monitor.records import BoardReading, Clock
+from monitor.records import RUNNING, BoardReading, Clock
 
 MOST = 32
 """Series of one family at most, clocks apart, which have up to three each."""
 
 _LONGEST = 64
-_UP = ("running", "attached")  # attached: running since before Linux did
 
 Value = TypeVar("Value")
 Rows = Iterable[tuple[tuple[str, ...], float | None]]
@@ -50,7 +49,7 @@ def families(reading: BoardReading) -> Iterator[Metric]:
             "remoteproc_running",
             "Whether a compute DSP's firmware runs.",
             ("name",),
-            (((name,), int(state in _UP)) for name, state in _clipped(reading.remoteprocs).items()),
+            (((name,), int(state in RUNNING)) for name, state in _clipped(reading.remoteprocs).items()),
         ),
         (
             "device_node_accessible",

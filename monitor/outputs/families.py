@@ -47,7 +47,9 @@ def _placed(read: Callable[[Placement], float | None]) -> Callable[[CheckResult]
 
 def _disturbed(result: CheckResult) -> float | None:
     latency = result.latency
-    return len(latency.disturbed) / len(latency.replays_seconds) if latency and latency.replays_seconds else None
+    if latency is None or latency.disturbed is None or not latency.replays_seconds:
+        return None
+    return len(latency.disturbed) / len(latency.replays_seconds)
 
 
 _MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = (

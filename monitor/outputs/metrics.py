@@ -97,11 +97,6 @@ class Exposition(Collector):
         with self._lock:
             self._reload_successful = False
 
-    def forget(self, model: str) -> None:
-        """Export nothing more of ``model``."""
-        with self._lock:
-            self._models.pop(model, None)
-
     def stale(self) -> set[str]:
         """The models whose last check is too long ago."""
         with self._lock:

@@ -88,13 +88,12 @@ def _card(
     verdict: Verdict = "unknown" if result.error else result.verdict
     ops = result.placement.ops if result.placement and not result.error else ()
     groups = wording.group_ops(ops)
-    incidents = (state.fallback, state.unstable, state.shifted, state.failure) if state else ()
     return _Card(
         model,
         verdict,
         result,
         standing,
-        tuple(incident for incident in incidents if incident),
+        state.incidents if state else (),
         stale,
         groups[:GROUPS],
         len(groups[GROUPS:]),

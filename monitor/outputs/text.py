@@ -90,7 +90,7 @@ def check_document(result: CheckResult) -> dict[str, Any]:
                 "slow_ratio": latency.slow_ratio,
                 "separation_ratio": latency.separation_ratio,
                 "replays_seconds": list(latency.replays_seconds),
-                "replays_disturbed": list(latency.disturbed),
+                "replays_disturbed": latency.disturbed,
                 "rounds": list(latency.rounds),
                 "warmups_seconds": list(latency.warmups_seconds),
             }

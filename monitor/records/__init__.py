@@ -10,7 +10,7 @@ Units: seconds, FLOPs (1 MAC = 2 FLOPs), ratios 0-1. ``None`` means "not measure
 
 from __future__ import annotations
 
-from monitor.records.board import Board, BoardReading, Circumstance, Clock, Zone
+from monitor.records.board import RUNNING, Board, BoardReading, Circumstance, Clock, Zone
 from monitor.records.concluded import (
     Agreement,
     Branch,
@@ -48,6 +48,7 @@ from monitor.records.measured import (
 from monitor.records.vocabulary import VERDICTS, Cause, Failure, FailureReason, Processor, Shape, Target, Verdict
 
 __all__ = [
+    "RUNNING",
     "VERDICTS",
     "Agreement",
     "Baseline",

@@ -6,6 +6,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+RUNNING = ("running", "attached")
+"""The kernel's words for a remote processor that is up; attached: since before Linux was."""
+
 
 class Board(Struct, frozen=True):
     """The machine, as far as it tells. Absent facts stay ``None``."""

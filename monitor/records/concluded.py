@@ -116,7 +116,7 @@ class Latency(Struct, frozen=True):
     robust_cv_ratio: float | None = None
     slow_ratio: float | None = None
     separation_ratio: float | None = None
-    disturbed: tuple[int, ...] = ()
+    disturbed: tuple[int, ...] | None = None
     rounds: tuple[int, ...] = ()
 
 

@@ -119,3 +119,9 @@ class ModelState(Struct, frozen=True):
     digests: tuple[Digest, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     relapses: dict[str, Relapse] = {}
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """Those that are open."""
+        kinds = (self.fallback, self.unstable, self.shifted, self.failure)
+        return tuple(incident for incident in kinds if incident is not None)

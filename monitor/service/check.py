@@ -155,8 +155,9 @@ class Checker:
 
         At most one in an hour. Raises only ``ProbeClosed``.
         """
+        assert result.placement is not None  # without one no latency is judged
         since = time.monotonic() - self._looked
-        if since < SECOND_LOOK_EVERY or result.placement is None:
+        if since < SECOND_LOOK_EVERY:
             return replace(result, second_look=f"no fresh audit, the last one was made {since / 60:.0f} min ago")
         self._looked = time.monotonic()
         self._progress("auditing again")
@@ -172,8 +173,10 @@ class Checker:
             verdict=judged.verdict,
             reason=judged.reason,
             cause=judged.cause,
+            model_sha256=life.facts.model_sha256,
             placement=life.placement,
             agreement=life.agreement,
+            samples=life.facts.samples,
             runtime=life.facts.runtime,
             second_look=verdicts.moved(result.placement, life.placement),
         )
@@ -276,7 +279,7 @@ class Checker:
         spec = spec_of(model, self._provider)
         study, notes = self._study(spec)
         if study is not None:
-            spec = Spec(**{**{f: getattr(spec, f) for f in spec.__struct_fields__}, "assumed": study.assumed})
+            spec = replace(spec, assumed=study.assumed)
         handle = self._start()
         self._progress("creating the session")
         facts = handle.request(Open(spec, random.getrandbits(32)), CREATION_FACTOR * model.timeout)

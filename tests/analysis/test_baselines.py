@@ -127,6 +127,8 @@ def test_a_worse_baseline_waits_and_the_old_gate_goes_on_counting() -> None:
     assert course.events[1].baseline_seconds == 0.01
     assert counting(course.state) is course.state.baselines[1]
     assert limit(course.gate, course.state) == pytest.approx(0.0125)
+    waiting = course.state.baselines[0]
+    assert (waiting.median_seconds, waiting.accepted) == (0.0131, None)
 
 
 def test_a_worse_baseline_within_a_configured_gate_waits_too() -> None:

@@ -332,7 +332,7 @@ def test_no_stale_label_sets() -> None:
 def test_a_forgotten_model_is_gone() -> None:
     """A model that went away leaves no series, and may come back from 0."""
     made = exposition(FALLBACK, HEALTHY)
-    made.forget("swift_f0")
+    made.reloaded([HEALTHY.model], NOW)
     assert not names(made, "swift_f0")
     assert value(made, "models") == 1
     made.record(FALLBACK)
