@@ -57,9 +57,10 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True):
-    """A whole, valid configuration. ``interval`` and ``audit_interval`` are seconds."""
+    """A whole, valid configuration. Intervals are in seconds, ``digest`` is the SHA-256 of the file as it was read."""
 
     file: Path
+    digest: str
     listen: tuple[str, int]
     state: Path
     interval: float
@@ -81,6 +82,7 @@ def load(file: Path) -> Config:
     models = [model | {"options": runtime["options"] | model.get("options", {})} for model in root["models"]]
     return Config(
         file=file.absolute(),
+        digest=source.digest,
         provider=runtime["provider"],
         models=tuple(Model(**model) for model in models),
         **_DEFAULTS | root.get("monitor", {}),

@@ -6,6 +6,7 @@ import re
 import tomllib
 from bisect import bisect_left
 from contextlib import suppress
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,19 +51,31 @@ def dotted(path: Place) -> str:
     return name if len(name) <= 300 else f"{name[:60]}…"
 
 
+def digest_of(file: Path) -> str | None:
+    """What tells this file's content from another: its SHA-256; ``None`` if it cannot be read."""
+    with suppress(OSError):
+        return sha256(_read(file)).hexdigest()
+    return None
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(SIZE_LIMIT + 1)
+
+
 class Document:
     """The file's text, and where in it things stand."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         try:
-            with file.open("rb") as stream:
-                data = stream.read(SIZE_LIMIT + 1)
+            data = _read(file)
         except OSError as error:
             reason = error.strerror or str(error)
             raise _error(f"{file}: {reason}; name a TOML file that this user may read") from error
         if len(data) > SIZE_LIMIT:
             raise _error(f"{file}: more than 1 MiB, so no configuration; name a TOML file")
+        self.digest = sha256(data).hexdigest()
         try:
             self.text = data.decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:

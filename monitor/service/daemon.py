@@ -57,6 +57,7 @@ class Daemon:
         self._lock = threading.Lock()
         self._checkers = {model.name: self._checker(model, config) for model in config.models}
         self._retired = reload.Retired(GRACE)
+        self._file = reload.Watch(config)
         # Of models that are not watched too: one that comes back goes on where it was.
         self._models = self._state.model_states()
         self._results = self._state.results()
@@ -179,7 +180,7 @@ class Daemon:
         interval = notify.watchdog_interval()
         tick = min(TICK, interval) if interval else TICK
         while (wish := signals.wait(tick)) != "stop":
-            if wish == "reload":
+            if wish == "reload" or self._file.changed():
                 self._reload()
             well, text = self.health()
             if well and interval:
@@ -238,6 +239,7 @@ class Daemon:
     def _reload(self) -> None:
         """Take the configuration file as it is now: all of it, or nothing and one line that says why."""
         notify.reloading()
+        self._file.tried()
         try:
             config = reload.read(self._config)
             web = self._bound(config)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from monitor.config import Config, Model, load
+from monitor.document import digest_of
 from monitor.errors import UsageError
 from monitor.service.check import Checker
 
@@ -36,6 +37,28 @@ def read(old: Config) -> Config:
             f"{old.file}: monitor.state: {new.state} instead of {old.state} takes a restart; restart npumon or undo it"
         )
     return new
+
+
+class Watch:
+    """The configuration file, looked at now and then: whether it holds what nobody has tried to take yet.
+
+    By content, so that a file that is touched, restored or swung by a symbolic link (as Kubernetes does) is seen for
+    what it is. An editor may write in pieces: a content counts once it is the same at two looks.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._file = config.file
+        self._tried: str | None = config.digest
+        self._seen: str | None = config.digest
+
+    def changed(self) -> bool:
+        """Whether there is something new to take, at rest since the last look."""
+        before, self._seen = self._seen, digest_of(self._file)
+        return self._seen == before and self._seen != self._tried
+
+    def tried(self) -> None:
+        """Call before the file is read to be taken: good or bad, it is not tried again until it changes."""
+        self._tried = digest_of(self._file)
 
 
 def changes(old: Config, new: Config) -> Changes:

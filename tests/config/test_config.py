@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -76,6 +77,7 @@ def test_the_contracts_example_loads_to_exactly_these_values() -> None:
     )
     assert load(CONTRACT) == Config(
         file=CONTRACT,
+        digest=sha256(CONTRACT.read_bytes()).hexdigest(),
         listen=("127.0.0.1", 10877),
         state=Path("/var/lib/npumon"),
         interval=60.0,
@@ -90,6 +92,7 @@ def test_a_name_and_a_path_are_enough() -> None:
     file = HERE / "good" / "minimal.toml"
     assert load(file) == Config(
         file=file,
+        digest=sha256(file.read_bytes()).hexdigest(),
         listen=("127.0.0.1", 10877),
         state=Path("/var/lib/npumon"),
         interval=60.0,

@@ -177,6 +177,22 @@ def test_a_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
         assert (daemon.metric("config_last_reload_success_timestamp_seconds") or 0) > (since or 0)
 
 
+def test_a_changed_file_is_taken_without_a_signal(tmp_path: Path) -> None:
+    """An edit holds within seconds, a bad one is told once, and the old text put back is a success again."""
+    config = write_config(tmp_path, {"m": ABSENT}, "1s")
+    text = config.read_text()
+    with running("run", "-c", config) as daemon:
+        daemon.wait("check_failed", "m")
+        edit(config, "replays = 5", "replays = 6")
+        assert daemon.wait("config_reloaded")["changed"] == ["m"]
+        config.write_text("[monitor")
+        assert "not valid TOML" in daemon.wait("config_not_reloaded")["error"]
+        assert daemon.metric("config_last_reload_successful") == 0
+        config.write_text(text)
+        wait_until(lambda: daemon.metric("config_last_reload_successful") == 1, "the old text is taken")
+        assert len(daemon.told("config_not_reloaded")) == 1
+
+
 def test_a_removed_model_that_comes_back_goes_on_where_it_was(tmp_path: Path) -> None:
     """Its open incident is not told again, whether the daemon was restarted in between or not."""
     config = write_config(tmp_path, {"m": ABSENT, "other": ABSENT}, "1s")

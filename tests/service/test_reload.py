@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.config import Config, Gate, Model
-from monitor.service.reload import REMEMBERED, Changes, changes, forgettable
+from monitor.config import Config, Gate, Model, load
+from monitor.service.reload import REMEMBERED, Changes, Watch, changes, forgettable
 
 ONE = Model("one", Path("one.onnx"), session={"session.intra_op.allow_spinning": 1})
 
@@ -18,7 +18,7 @@ ONE = Model("one", Path("one.onnx"), session={"session.intra_op.allow_spinning":
 def config(*models: Model, **settings: Any) -> Config:
     """A configuration of ``models``."""
     given = {"listen": ("127.0.0.1", 1), "interval": 60.0, "audit_interval": 3600.0, "provider": "qnn", **settings}
-    return Config(file=Path("npumon.toml"), state=Path("state"), models=models, **given)
+    return Config(file=Path("npumon.toml"), digest="", state=Path("state"), models=models, **given)
 
 
 @given(
@@ -65,3 +65,36 @@ def test_removed_models_are_remembered_up_to_a_number(count: int, watched: set[i
     dropped = forgettable(checked, {f"m{number}" for number in watched})
     unwatched = [number for number in range(count) if number not in watched]
     assert sorted(dropped) == sorted(f"m{number}" for number in unwatched[: max(0, len(unwatched) - REMEMBERED)])
+
+
+def test_a_content_counts_once_it_rests(tmp_path: Path) -> None:
+    """Neither a touched file nor one that is still being written is a change; a content is tried once."""
+    file = tmp_path / "npumon.toml"
+    file.write_text('[[models]]\nname = "m"\npath = "m.onnx"\n')
+    text, watch = file.read_text(), Watch(load(file))
+    assert not watch.changed()
+    file.touch()
+    assert not watch.changed()
+    for piece in ("replays", "replays = 6", "replays = 60\n"):
+        file.write_text(text + piece)
+        assert not watch.changed()
+    assert watch.changed()
+    watch.tried()
+    assert not watch.changed()
+    file.write_text(text)
+    assert [watch.changed(), watch.changed()] == [False, True]
+
+
+def test_a_file_that_goes_away_is_a_change(tmp_path: Path) -> None:
+    """It is tried once, which tells of it; an editor that replaces the file takes it away for a moment only."""
+    file = tmp_path / "npumon.toml"
+    file.write_text('[[models]]\nname = "m"\npath = "m.onnx"\n')
+    text, watch = file.read_text(), Watch(load(file))
+    file.unlink()
+    assert not watch.changed()
+    file.write_text(text)
+    assert [watch.changed(), watch.changed()] == [False, False]
+    file.unlink()
+    assert [watch.changed(), watch.changed()] == [False, True]
+    watch.tried()
+    assert not watch.changed()
