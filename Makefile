@@ -80,15 +80,33 @@ wheel: .venv-dev/.done ## build dist/npumon-*.whl, for a board
 	rm -rf build
 	$(DEV) -m pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir dist .
 
+.PHONY: licences
+licences: .venv-dev/.done ## write docs/licences.md anew: what is shipped, and under which terms
+	$(DEV) -m tools.licences
+
+.PHONY: sbom
+sbom: .venv-supply/.done ## write dist/npumon-sbom.cdx.json: what is shipped, as CycloneDX
+	rm -rf build/shipped && $(PYTHON) -m venv --without-pip build/shipped
+	.venv-supply/bin/python -m pip --python build/shipped/bin/python install --quiet --require-hashes --only-binary=:all: \
+		-r requirements/run.txt
+	mkdir -p dist
+	.venv-supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate \
+		-o dist/npumon-sbom.cdx.json build/shipped/bin/python
+
+.PHONY: advisories
+advisories: .venv-supply/.done ## ask PyPI for known vulnerabilities of what is shipped; an answer it cannot get is a failure
+	.venv-supply/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/run.txt
+
 .PHONY: pins
 pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for newer versions)
 	$(call pin,run,)
 	$(call pin,demo,--extra demo --constraint requirements/run.txt)
 	$(call pin,dev,--extra demo --extra test --group dev --constraint requirements/run.txt)
+	$(call pin,supply,--group supply)
 
 .PHONY: clean
 clean: ## remove the environments and everything that was built (not the cached models)
-	rm -rf .venv .venv-dev .venv-torch build dist *.egg-info .*_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-supply .venv-torch build dist *.egg-info .*_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.done: requirements/demo.txt pyproject.toml
@@ -96,6 +114,9 @@ clean: ## remove the environments and everything that was built (not the cached 
 
 .venv-dev/.done: requirements/dev.txt pyproject.toml
 	$(call environment,.venv-dev,requirements/dev.txt)
+
+.venv-supply/.done: requirements/supply.txt pyproject.toml
+	$(call environment,.venv-supply,requirements/supply.txt)
 
 # Which of torch's many builds fits is up to the machine and its index, so that no hash is given; a CPU build will do.
 .venv-torch/.done: requirements/dev.txt pyproject.toml
