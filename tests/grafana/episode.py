@@ -87,7 +87,7 @@ def _judged(text: str, model: str, fallen: bool, share: float) -> str:
     text = re.sub(
         r'^(npumon_verdict{.*state="(\w+)"}) .*$', lambda m: f"{m[1]} {int(m[2] == verdict)}", text, flags=re.M
     )
-    text = re.sub(r'^(npumon_incident{.*kind="fallback"}) .*$', rf"\1 {int(fallen)}", text, flags=re.MULTILINE)
+    text = re.sub(r'^(npumon_incident{.*kind="fallback".*}) .*$', rf"\1 {int(fallen)}", text, flags=re.MULTILINE)
     text = re.sub(r"^npumon_(verdict_cause|fallback_flops_ratio){.*\n", "", text, flags=re.MULTILINE)
     if not fallen:
         return text

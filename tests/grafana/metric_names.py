@@ -5,23 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = ROOT / "tests" / "outputs" / "golden"
+from tools import reference
 
-# Exported, and not yet in docs/metrics.md or in a golden exposition. A name goes from here once it is.
-UNDOCUMENTED = frozenset({"npumon_check_stale", "npumon_interval_seconds"})
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def exported() -> frozenset[str]:
-    """The names of npumon's series, with ``_bucket``, ``_sum`` and ``_count``: the documented and the golden ones.
-
-    ``tests/test_docs.py`` compares the documented ones with the code.
-    """
-    documented = re.findall(
-        r"^\| `(npumon_\w+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    golden = "\n".join(path.read_text(encoding="utf-8") for path in sorted(GOLDEN.glob("*.prom")))
-    return frozenset([*documented, *re.findall(r"^(npumon_\w+)", golden, re.MULTILINE)]) | UNDOCUMENTED
+    """The names of npumon's series; a histogram's with ``_bucket``, ``_sum`` and ``_count``."""
+    metrics = reference.metrics()
+    parts = {metric.name + suffix for metric in metrics if metric.type == "histogram" for suffix in _PARTS}
+    return frozenset(metric.name for metric in metrics) | parts
 
 
 def recorded() -> frozenset[str]:
@@ -33,3 +26,6 @@ def recorded() -> frozenset[str]:
 def used(expr: str) -> frozenset[str]:
     """Npumon's names in an expression, recorded ones included."""
     return frozenset(re.findall(r"(?<![\w:\"])(?:\w+:)?npumon_\w+(?::\w+)?(?=[\s{\[(),]|$)", expr))
+
+
+_PARTS = ("_bucket", "_sum", "_count")

@@ -1,106 +1,117 @@
-"""Eleven boards as expositions: npumon's golden ones, with what stands between a board and its neighbour changed.
+"""Eleven boards as expositions, made by npumon's own code from recorded checks, and what becomes of them.
 
 They change once, a few scrapes in, so that there is a "before": one model falls back, one board goes silent.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
-GOLDEN = Path(__file__).resolve().parents[1] / "outputs" / "golden"
+from msgspec.structs import replace
+
+from monitor.outputs.metrics import Exposition
+from monitor.records import Agreement, CheckResult, Event, RejectedSample, Samples, Standing, Zone
+from tests.outputs.specimens import BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, READING, SLOW_STANDING
+
 CHANGE = 3
 """The scrape from which on things are different."""
 
 FALLEN, ODD, SILENT, FAILING = "board-7", "board-6", "board-10", "board-9"
 NORMAL = ("board-1", "board-2", "board-3", "board-4", "board-5")
 
-# What the golden expositions do not all have; a line whose metric the one at hand has is left out.
-_BOARD = """
-npumon_board_temperature_celsius{zone="cpu"} 61
-npumon_board_temperature_celsius{zone="npu"} 58
-npumon_board_temperature_limit_celsius{zone="cpu"} 95
-npumon_board_temperature_limit_celsius{zone="npu"} 90
-npumon_board_clock_hertz{clock="policy0",bound="current"} 1.2e9
-npumon_board_clock_hertz{clock="policy0",bound="allowed"} 1.9e9
-npumon_board_clock_hertz{clock="policy0",bound="highest"} 1.9e9
-npumon_board_stalled_seconds_total{resource="cpu"} 12
-npumon_board_stalled_seconds_total{resource="io"} 3
-npumon_board_stalled_seconds_total{resource="memory"} 0
-npumon_board_remoteproc_running{name="cdsp"} 1
-npumon_board_device_node_accessible{node="/dev/fastrpc-cdsp"} 1
-npumon_interval_seconds 60
-npumon_config_last_reload_successful 1
-npumon_config_last_reload_success_timestamp_seconds 1.7638254e+09
-npumon_check_stale{model="MODEL"} 0
-npumon_incident{model="MODEL",kind="fallback"} 0
-npumon_incident{model="MODEL",kind="unstable"} 0
-npumon_incident{model="MODEL",kind="shifted"} 0
-npumon_incident{model="MODEL",kind="outputs"} 0
-npumon_incident{model="MODEL",kind="failure"} 0
-npumon_gate_npu_flops_ratio{model="MODEL"} 0.95
-npumon_gate_cv_ratio{model="MODEL"} 0.15
-"""
-_MEASURED = """
-npumon_latency_slow_ratio{model="MODEL"} 0.1
-npumon_latency_robust_cv_ratio{model="MODEL"} 0.02
-npumon_latency_disturbed_ratio{model="MODEL"} 0
-npumon_baseline_median_seconds{model="MODEL"} 0.00052
-npumon_gate_median_seconds{model="MODEL"} 0.00065
-npumon_output_error_ratio{model="MODEL"} 0.001
-"""
+CALM = replace(
+    SLOW_STANDING,
+    baseline_seconds=0.00052,
+    gate_median_seconds=0.00065,
+    incidents=dict.fromkeys(SLOW_STANDING.incidents, False),
+)
+"""What the models are measured against, with no incident."""
+_READING = replace(
+    READING, zones={"cpu": Zone(61.0, 95.0), "npu": Zone(58.0, 90.0)}, stalled={**READING.stalled, "memory": 0.0}
+)
+_INTERVAL = 60.0
+_CHECKS = {"healthy": HEALTHY, "fallback": FALLBACK, "cpu_only": CPU_ONLY, "failed": FAILED}
 
 
-def exposition(golden: str, hostname: str, **values: float) -> str:
-    """A golden exposition as ``hostname`` would give it. ``values``: what a series of the model is instead."""
-    text = (GOLDEN / f"{golden}.prom").read_text(encoding="utf-8").replace("board-17", hostname)
-    (model,) = set(re.findall(r'model="(\w+)"', text))
-    promised = _BOARD + ("" if golden == "failed" else _MEASURED)
-    names = set(re.findall(r"^npumon_\w+", text, re.MULTILINE))
-    lines = [line for line in promised.replace("MODEL", model).splitlines() if line.partition("{")[0] not in names]
-    text += "\n".join(lines) + "\n"
-    for name, value in values.items():
-        text, count = re.subn(rf"^(npumon_{name}(?:{{[^}}]*}})?) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
-        assert count, name
+class _Board:
+    """One board's npumon, with the clock in hand."""
+
+    def __init__(self, hostname: str, model: str) -> None:
+        self.now = 0.0
+        self.exposition = Exposition([model], replace(BOARD, hostname=hostname), "0.1.0", NOW - 3600, lambda: self.now)
+        self.exposition.expect(_INTERVAL, {})
+
+    def record(self, result: CheckResult, standing: Standing = CALM) -> None:
+        """A check on a board that tells all that a board can tell."""
+        agreement = None if result.error else Agreement(0.001)
+        self.exposition.record(replace(result, after=_READING, agreement=agreement), standing)
+
+    def text(self) -> str:
+        return self.exposition.text().decode()
+
+
+def exposition(check: str, hostname: str) -> str:
+    """What ``hostname`` exports after one check of this kind: ``healthy``, ``fallback``, ``cpu_only`` or ``failed``."""
+    return _steady(hostname, _CHECKS[check])(0)
+
+
+def _steady(hostname: str, result: CheckResult = HEALTHY, waited: float = 0.0) -> Callable[[int], str]:
+    """A board that says the same for ever, ``waited`` seconds after its check."""
+    board = _Board(hostname, result.model)
+    board.record(result)
+    board.now += waited
+    text = board.text()
+    return lambda asked: text
+
+
+def _odd() -> CheckResult:
+    assert HEALTHY.latency
+    assert HEALTHY.placement
+    slow = replace(HEALTHY.latency, median_seconds=2 * HEALTHY.latency.median_seconds)
+    return replace(HEALTHY, latency=slow, placement=replace(HEALTHY.placement, npu_flops_ratio=0.80))
+
+
+def _falling() -> Callable[[int], str]:
+    """A board whose swift_f0 runs on the NPU under one SDK and falls back with the next; every second check fails."""
+    assert FALLBACK.placement
+    assert FALLBACK.runtime
+    well = replace(
+        FALLBACK,
+        verdict="healthy",
+        cause=None,
+        placement=replace(FALLBACK.placement, fallback_flops={}),
+        runtime=replace(FALLBACK.runtime, backend_version="v2.50.0"),
+    )
+    rejected = tuple(RejectedSample(f"{number}.npz", "shape", "does not fit") for number in range(2))
+    ill = replace(FALLBACK, samples=Samples("synthetic", 0, rejected))
+    all_open = replace(CALM, incidents=dict.fromkeys(CALM.incidents, True))  # each has a mark to be drawn
+    told = Event(NOW, "error", "fallback_detected", "id", FALLBACK.model, "it fell back", cause="op_unsupported")
+    board = _Board(FALLEN, FALLBACK.model)
+
+    def text(asked: int) -> str:
+        if asked < CHANGE:
+            board.record(well)
+        else:
+            if asked == CHANGE:
+                board.exposition.count_event(told)
+            board.record(replace(FAILED, model=FALLBACK.model))
+            board.record(ill, all_open)
+        return board.text()
+
     return text
 
 
-def _set(text: str, series: str, value: float) -> str:
-    changed, count = re.subn(rf"^{re.escape(series)} .*$", f"{series} {value}", text, flags=re.MULTILINE)
-    assert count == 1, series
-    return changed
-
-
-def _fallen(asked: int) -> str:
-    """A board whose swift_f0 runs on the NPU under one SDK, and falls back with the next."""
-    text = exposition("fallback", FALLEN)
-    if asked < CHANGE:
-        text = re.sub(r"^npumon_(fallback_flops_ratio|verdict_cause){.*\n", "", text, flags=re.MULTILINE)
-        text = _set(_set(text, 'npumon_verdict{model="swift_f0",state="fallback"}', 0), _healthy("swift_f0"), 1)
-        return text.replace('backend_version="v2.51.0"', 'backend_version="v2.50.0"')
-    for kind in ("fallback", "unstable", "shifted", "outputs", "failure"):  # each has a mark to be drawn
-        text = _set(text, f'npumon_incident{{model="swift_f0",kind="{kind}"}}', 1)
-    text = _set(text, 'npumon_fallback_events_total{cause="op_unsupported",model="swift_f0"}', 1)
-    text = _set(text, 'npumon_samples_rejected_total{model="swift_f0",reason="shape"}', 2)
-    return _set(text, 'npumon_check_failures_total{model="swift_f0",reason="probe_timeout"}', asked)
-
-
-def _healthy(model: str) -> str:
-    return f'npumon_verdict{{model="{model}",state="healthy"}}'
-
-
-def _steady(hostname: str, golden: str = "healthy", **values: float) -> Callable[[int], str]:
-    text = exposition(golden, hostname, **values)
-    return lambda asked: text
+def _silent() -> Callable[[int], str | None]:
+    steady = _steady(SILENT)
+    return lambda asked: steady(asked) if asked < CHANGE else None
 
 
 PAGES: dict[str, Callable[[int], str | None]] = {
     **{name: _steady(name) for name in NORMAL},
-    ODD: _steady(ODD, latency_median_seconds=0.00104, npu_flops_ratio=0.80),
-    FALLEN: _fallen,
-    "board-8": _steady("board-8", "cpu_only"),
-    FAILING: _steady(FAILING, "failed"),
-    SILENT: lambda asked: exposition("healthy", SILENT) if asked < CHANGE else None,
-    "board-11": _steady("board-11", check_stale=1),
+    ODD: _steady(ODD, _odd()),
+    FALLEN: _falling(),
+    "board-8": _steady("board-8", CPU_ONLY),
+    FAILING: _steady(FAILING, FAILED),
+    SILENT: _silent(),
+    "board-11": _steady("board-11", waited=4 * _INTERVAL),
 }
