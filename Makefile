@@ -17,6 +17,9 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	&& echo "$$python" && break; done)
 # Handed on to npumon, pytest or uv by the targets that start them.
 ARGS ?=
+# The board that a bundle is for.
+MACHINE ?= aarch64
+BOARD_PYTHON ?= 3.12
 
 RUN := .venv/bin/python
 DEV := .venv-dev/bin/python
@@ -32,11 +35,16 @@ run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS=
 
 .PHONY: test
 test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
-	$(DEV) -m pytest -m 'not slow and not torch' $(ARGS)
+	$(DEV) -m pytest -m 'not slow and not torch and not systemd' $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)
 	$(DEV) -m pytest -m slow $(ARGS)
+
+.PHONY: test-systemd
+test-systemd: .venv-dev/.done ## install, run and break npumon under a real systemd, in a container, as root (ARGS= for pytest)
+	@command -v systemd-nspawn dbus-daemon >/dev/null || apt-get install -y -qq --no-install-recommends systemd-container dbus
+	CI=true $(DEV) -m pytest -m systemd tests/systemd $(ARGS)
 
 .PHONY: test-torch
 test-torch: .venv-torch/.done ## compare FLOPs with torch's own counter (ARGS= for pytest)
@@ -59,9 +67,17 @@ bench: .venv/.done models ## every benchmark, each against its budget
 	@status=0; for benchmark in benchmarks/[a-z]*.py; do \
 		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
 
+.PHONY: neighbour
+neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile with and without (ARGS=--rounds 40)
+	$(RUN) benchmarks/neighbour.py $(ARGS)
+
 .PHONY: dashboards
 dashboards: .venv-dev/.done ## write grafana/dashboards anew from grafana/*.py
 	$(DEV) -m grafana.dashboards
+
+.PHONY: reference
+reference: .venv-dev/.done ## write the tables of docs/metrics.md and docs/events.md anew from the code
+	$(DEV) -m tools.reference
 
 .PHONY: pictures
 pictures: .venv-dev/.done ## draw docs/images/dashboard-*.png from a simulated rollout (needs npm, chromium, prometheus)
@@ -96,6 +112,23 @@ sbom: .venv-supply/.done ## write dist/npumon-sbom.cdx.json: what is shipped, as
 .PHONY: advisories
 advisories: .venv-supply/.done ## ask PyPI for known vulnerabilities of what is shipped; an answer it cannot get is a failure
 	.venv-supply/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/run.txt
+
+.PHONY: bundle
+bundle: wheel ## build dist/npumon-*.tar.gz, all that a board needs (MACHINE=aarch64 BOARD_PYTHON=3.12)
+	@home=$$($(DEV) tools/bundle.py --machine $(MACHINE) --python $(BOARD_PYTHON)); name=$$(basename "$$home"); \
+	tar -C build -czf "dist/$$name.tar.gz" "$$name"; echo "dist/$$name.tar.gz"
+
+.PHONY: install
+install: as-root wheel ## install npumon on this machine as a service, or upgrade it (PREFIX=/opt/npumon PYTHON=)
+	@sh "$$($(DEV) tools/bundle.py)/install.sh" install
+
+.PHONY: uninstall
+uninstall: ## remove it, but for configuration and state (PREFIX=/opt/npumon; PURGE=1 removes these too)
+	@sh systemd/install.sh uninstall
+
+.PHONY: as-root
+as-root:
+	@test "$$(id -u)" = 0 || { echo 'make install needs root; run it with sudo' >&2; exit 1; }
 
 .PHONY: pins
 pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for newer versions)

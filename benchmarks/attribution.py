@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 
 from benchmarks._report import Report, parser, summarize
 from monitor.config import Model
-from monitor.service.check import AUDIT_RUNS, Checker
+from monitor.service.check import Checker
 from monitor.service.identity import spec_of
+from monitor.service.life import AUDIT_RUNS
 from monitor.service.studies import Memory
 
 NODES = 2000

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks._report import Report, Summary, parser, summarize
-from monitor.service.check import AUDIT_BUDGET, AUDIT_RUNS, WARMUPS
 from monitor.service.handle import ProbeHandle
+from monitor.service.life import AUDIT_BUDGET, AUDIT_RUNS
+from monitor.service.rounds import WARMUPS
 from monitor.wire import Audit, Open, Replay, Spec
 
 REPLAYS = 30

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from itertools import cycle
+from pathlib import Path
 
 from benchmarks._report import Report, parser, status, summarize
 
@@ -89,6 +90,8 @@ def _measure(port: int, requests: int) -> tuple[list[float], list[float], bytes]
 
 def _serve() -> int:
     """Serve worst-case results until stdin closes; the port goes to stdout."""
+    from monitor.access import Web
+    from monitor.outputs.access import Access
     from monitor.outputs.metrics import Exposition
     from monitor.outputs.web import WebServer
     from tests.outputs.specimens import BOARD, worst_case
@@ -104,7 +107,12 @@ def _serve() -> int:
             exposition.count_event(event)
         last[model] = results[-1]
     web = WebServer(
-        ("127.0.0.1", 0), file="benchmark", page=lambda: "", metrics=exposition.text, health=lambda: (True, "ok")
+        ("127.0.0.1", 0),
+        file="benchmark",
+        access=Access(Path("benchmark"), Web()),
+        page=lambda: "",
+        metrics=exposition.text,
+        health=lambda: (True, "ok"),
     )
     web.start()
     print(web.port, flush=True)

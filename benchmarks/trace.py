@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks._report import Report, parser, status, summarize
-from monitor.service.check import AUDIT_RUNS
+from monitor.service.life import AUDIT_RUNS
 
 SIZE = 200  # MB
 ROUNDS = 5

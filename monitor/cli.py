@@ -48,12 +48,18 @@ def npumon() -> None:
 
 @npumon.command()
 @CONFIG_OPTION
-def run(file: Path) -> None:
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path),
+    metavar="FILE.prom",
+    help="Also write the metrics into FILE.prom, for node_exporter's textfile collector.",
+)
+def run(file: Path, textfile: Path | None) -> None:
     """Run the daemon: check every model again and again, serve /, /metrics and /healthz, log events.
 
     Ends with 0 on SIGTERM or SIGINT, with 2 on a bad configuration.
     """
-    _serve(load(file))
+    _serve(load(file), textfile=textfile)
 
 
 @npumon.command(epilog=EXIT_CODES)
@@ -144,9 +150,36 @@ def study(out: Path, **description: Any) -> None:
 @npumon.command("check-config")
 @click.argument("file", type=click.Path(path_type=Path))
 def check_config(file: Path) -> None:
-    """Validate a configuration FILE; a mistake is named by line and key. Exit codes: 0 valid, 2 not."""
+    """Validate a configuration FILE; a mistake is named by line and key. Exit codes: 0 valid, 2 not.
+
+    The certificates and the key of [web] are read too, as the user who runs this may read them.
+    """
+    from monitor.outputs.access import Access
+
     config = load(file)
+    guard(lambda: Access(config.file, config.web))
     click.echo(f"{file}: valid, {len(config.models)} model{'s' * (len(config.models) != 1)}")
+
+
+@npumon.command("hash-password")
+@click.argument("name", default="prometheus")
+def hash_password(name: str) -> None:
+    """Make the line that lets NAME in, for [web.users] of the configuration.
+
+    The password is asked for at a terminal, unseen, or is the first line of the standard input.
+    """
+    from monitor import passwords
+    from monitor.document import dotted, quote
+
+    if ":" in name or not name.isprintable() or not name:
+        fail(f"npumon hash-password: {quote(name)} is no name, which a colon ends; choose another")
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode()
+    else:
+        password = sys.stdin.buffer.readline(passwords.LONGEST + 2).rstrip(b"\r\n")
+    if not 0 < len(password) <= passwords.LONGEST:
+        fail(f"npumon hash-password: expected a password of 1 to {passwords.LONGEST} bytes; give another")
+    click.echo(f"{dotted((name,))} = {quote(passwords.line(password))}")
 
 
 @npumon.command()
@@ -210,12 +243,16 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------- helpers
 
 
-def _serve(config: Config, announce: Callable[[str], None] = lambda address: None) -> None:
+def _serve(
+    config: Config, announce: Callable[[str], None] = lambda address: None, textfile: Path | None = None
+) -> None:
     from monitor.outputs import log
+    from monitor.outputs.textfile import Textfile
     from monitor.service.daemon import Daemon
 
     log.configure(sys.stdout)
-    guard(lambda: Daemon(config, announce).run())
+    file = guard(lambda: Textfile(textfile)) if textfile else None
+    guard(lambda: Daemon(config, announce, file).run())
 
 
 def _check(

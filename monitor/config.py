@@ -13,13 +13,15 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 
+from monitor import access
+from monitor.access import Web
 from monitor.document import Document, Place, dotted, quote, show
 from monitor.duration import format_duration, parse_duration
-from monitor.errors import UsageError
+from monitor.spot import Key, Spot, read_file, read_mapping, read_text
 
 LONGEST = 365 * 86_400.0  # seconds; far beyond it a scheduler's dates overflow
 
@@ -38,7 +40,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``options`` are the execution provider's options (already merged over ``[runtime.options]`` after loading),
     ``session`` SessionOptions attributes and session config entries, ``dims`` free dimension overrides. ``timeout`` is
-    the longest a probe may take to answer one request, in seconds.
+    the longest a probe may take to answer one request, in seconds; ``memory`` what one may take for itself, in bytes.
     """
 
     name: str
@@ -51,22 +53,28 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
     replays: int = 30
     resident: bool = True
     timeout: float = 30.0
+    memory: int | None = None
     compare_outputs: bool = True
     second_look: Literal["audit", "deep"] = "audit"
     gate: Gate = Gate()
 
 
 class Config(Struct, frozen=True):
-    """A whole, valid configuration. Intervals are in seconds, ``digest`` is the SHA-256 of the file as it was read."""
+    """A whole, valid configuration. Intervals are in seconds, ``digest`` is the SHA-256 of the file.
+
+    ``max_duty`` is the share of time that all replays together may keep the accelerator busy.
+    """
 
     file: Path
-    digest: str
+    digest: str | None
     listen: tuple[str, int]
     state: Path
     interval: float
     audit_interval: float
+    max_duty: float
     provider: str
     models: tuple[Model, ...]
+    web: Web = Web()
 
 
 def load(file: Path) -> Config:
@@ -75,45 +83,25 @@ def load(file: Path) -> Config:
     Raises :class:`UsageError` at the first mistake: one line, ``file:line: key: what is wrong; what mends it``.
     """
     source = Document(file)
-    root = _table(_Spot(source, (), source.parse()), _ROOT)
+    top = Spot(source, (), source.parse())
+    root = _table(top, _ROOT)
     if "models" not in root:
         raise source.mistake(("models",), "missing; write [[models]] with a name and a path")
     runtime = {"provider": "qnn", "options": {}} | root.get("runtime", {})
     models = [model | {"options": runtime["options"] | model.get("options", {})} for model in root["models"]]
+    monitor, web = _DEFAULTS | root.get("monitor", {}), root.get("web", Web())
+    access.check(top, monitor["listen"], web)
     return Config(
         file=file.absolute(),
         digest=source.digest,
         provider=runtime["provider"],
         models=tuple(Model(**model) for model in models),
-        **_DEFAULTS | root.get("monitor", {}),
+        web=web,
+        **monitor,
     )
 
 
-class _Spot(NamedTuple):
-    """A value, where it stands, and what a right one looks like."""
-
-    source: Document
-    path: Place
-    value: Any
-    example: str = ""
-
-    def below(self, key: str | int, example: str = "") -> _Spot:
-        return _Spot(self.source, (*self.path, key), self.value[key], example)
-
-    def mistake(self, sentence: str) -> UsageError:
-        return self.source.mistake(self.path, sentence)
-
-    def wrong(self, expected: str, write: str | None = None) -> UsageError:
-        mend = f"{dotted(self.path[-1:])} = {write or self.example}"
-        return self.mistake(f"expected {expected}, got {show(self.value)}; write {mend}")
-
-
-class _Key(NamedTuple):
-    read: Callable[[_Spot], Any]
-    example: str = ""
-
-
-def _table(spot: _Spot, keys: Mapping[str, _Key]) -> dict[str, Any]:
+def _table(spot: Spot, keys: Mapping[str, Key]) -> dict[str, Any]:
     """The checked values of a table; keys that are absent stay absent."""
     if not isinstance(spot.value, dict):
         header = ".".join(key for key in spot.path if isinstance(key, str))
@@ -125,11 +113,18 @@ def _table(spot: _Spot, keys: Mapping[str, _Key]) -> dict[str, Any]:
     return {key: keys[key].read(spot.below(key, keys[key].example)) for key in spot.value}
 
 
-_HEADERS = {"monitor": "[monitor]", "runtime": "[runtime]", "models": "[[models]]", "gate": "[models.gate]"}
+_HEADERS = {
+    "monitor": "[monitor]",
+    "web": "[web]",
+    "users": "[web.users]",
+    "runtime": "[runtime]",
+    "models": "[[models]]",
+    "gate": "[models.gate]",
+}
 
 
-def _unknown(key: str, keys: Mapping[str, _Key]) -> str:
-    homes = {"monitor": _MONITOR, "runtime": _RUNTIME, "models": _MODEL, "gate": _GATE}
+def _unknown(key: str, keys: Mapping[str, Key]) -> str:
+    homes = {"monitor": _MONITOR, "web": _WEB, "runtime": _RUNTIME, "models": _MODEL, "gate": _GATE}
     if key in _HEADERS:
         return f"unknown key here; write it as {_HEADERS[key]}"
     if home := next((_HEADERS[home] for home, known in homes.items() if key in known), None):
@@ -139,7 +134,7 @@ def _unknown(key: str, keys: Mapping[str, _Key]) -> str:
     return f"unknown key; remove it or write one of {', '.join(keys)}"
 
 
-def _models(spot: _Spot) -> list[dict[str, Any]]:
+def _models(spot: Spot) -> list[dict[str, Any]]:
     if not isinstance(spot.value, list):
         raise spot.mistake(f"expected an array of tables, got {show(spot.value)}; write [[models]] above each model")
     if not spot.value:
@@ -159,56 +154,23 @@ def _models(spot: _Spot) -> list[dict[str, Any]]:
     return models
 
 
-def _mapping(read: Callable[[_Spot], Any], example: str) -> Callable[[_Spot], dict[str, Any]]:
-    def read_all(spot: _Spot) -> dict[str, Any]:
-        if not isinstance(spot.value, dict):
-            raise spot.wrong("a table")
-        for key, value in spot.value.items():
-            if not key or "\0" in key:
-                raise spot.below(key).mistake("expected a name of at least one character, none of them NUL; rename it")
-            name = key
-            while isinstance(value, dict) and value:  # session = { session.intra_op.allow_spinning = "0" }
-                name += f".{next(iter(value))}"
-                value = next(iter(value.values()))
-            if name != key:
-                mend = f"{quote(name)} = {show(value) if isinstance(value, str | int) else example}"
-                raise spot.below(key).mistake(f"expected a value, got a table; quote the whole name, {mend}")
-        return {key: read(spot.below(key, example)) for key in spot.value}
-
-    return read_all
-
-
-def _text(spot: _Spot, expected: str = "text in quotes") -> str:
-    if not isinstance(spot.value, str):
-        raise spot.wrong(expected)
-    if "\0" in spot.value:
-        raise spot.mistake("holds a NUL character, where C code would cut it off; remove it")
-    return spot.value
-
-
-def _name(spot: _Spot) -> str:
-    near = re.sub(r"[^A-Za-z0-9_.-]+", "_", _text(spot))[:64]
+def _name(spot: Spot) -> str:
+    near = re.sub(r"[^A-Za-z0-9_.-]+", "_", read_text(spot))[:64]
     if near != spot.value or not near:
         raise spot.wrong("1 to 64 of the characters A-Z a-z 0-9 _ . -", near and quote(near))
     return near
 
 
-def _provider(spot: _Spot) -> str:
-    near = _text(spot).lower().removesuffix("executionprovider")
+def _provider(spot: Spot) -> str:
+    near = read_text(spot).lower().removesuffix("executionprovider")
     valid = re.fullmatch(r"[a-z][a-z0-9_]{0,31}", near)
     if near != spot.value or not valid:
         raise spot.wrong("a short name made of a-z 0-9 _", valid and quote(near))
     return near
 
 
-def _file(spot: _Spot) -> Path:
-    if not _text(spot, "a path"):
-        raise spot.wrong("a path")
-    return spot.source.file.absolute().parent / str(spot.value)
-
-
-def _listen(spot: _Spot) -> tuple[str, int]:
-    text = _text(spot)
+def _listen(spot: Spot) -> tuple[str, int]:
+    text = read_text(spot)
     if address := _address(text):
         return address
     host, _, port = text.rpartition(":")
@@ -231,7 +193,7 @@ def _address(text: str) -> tuple[str, int] | None:
     return None
 
 
-def _duration(spot: _Spot) -> float:
+def _duration(spot: Spot) -> float:
     if isinstance(spot.value, str):
         with suppress(ValueError):
             seconds = parse_duration(spot.value)
@@ -245,8 +207,8 @@ def _duration(spot: _Spot) -> float:
     raise spot.wrong(expected, quote(format_duration(near)) if near else None)
 
 
-def _integer(low: int, high: int, expected: str) -> Callable[[_Spot], int]:
-    def read(spot: _Spot) -> int:
+def _integer(low: int, high: int, expected: str) -> Callable[[Spot], int]:
+    def read(spot: Spot) -> int:
         if type(spot.value) is int and low <= spot.value <= high:
             return spot.value
         near = re.fullmatch(r'"?([0-9]{1,18})(\.0)?"?', show(spot.value))
@@ -255,8 +217,8 @@ def _integer(low: int, high: int, expected: str) -> Callable[[_Spot], int]:
     return read
 
 
-def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[_Spot], float]:
-    def read(spot: _Spot) -> float:
+def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[Spot], float]:
+    def read(spot: Spot) -> float:
         if type(spot.value) in (int, float) and accepts(spot.value):
             return float(spot.value)
         raise spot.wrong(expected)
@@ -264,15 +226,15 @@ def _number(accepts: Callable[[float], bool], expected: str) -> Callable[[_Spot]
     return read
 
 
-def _switch(spot: _Spot) -> bool:
+def _switch(spot: Spot) -> bool:
     if isinstance(spot.value, bool):
         return spot.value
     near = show(spot.value).strip('"').lower()
     raise spot.wrong("true or false", "false" if near in ("false", "no", "off", "0", "0.0") else "true")
 
 
-def _one_of(*words: str) -> Callable[[_Spot], str]:
-    def read(spot: _Spot) -> str:
+def _one_of(*words: str) -> Callable[[Spot], str]:
+    def read(spot: Spot) -> str:
         if spot.value in words:
             return str(spot.value)
         near = get_close_matches(str(spot.value), words, 1)
@@ -281,18 +243,18 @@ def _one_of(*words: str) -> Callable[[_Spot], str]:
     return read
 
 
-def _option(spot: _Spot) -> str:
+def _option(spot: Spot) -> str:
     if isinstance(spot.value, int | float):
         # A provider's options are text, its switches "1" and "0".
         near = str(int(spot.value)) if isinstance(spot.value, bool) else show(spot.value)
         raise spot.wrong("text in quotes", quote(near))
-    return _text(spot)
+    return read_text(spot)
 
 
-def _setting(spot: _Spot) -> str | int | float | bool:
+def _setting(spot: Spot) -> str | int | float | bool:
     value = spot.value
     if isinstance(value, str):
-        return _text(spot)
+        return read_text(spot)
     # What lies beyond 64 bits cannot cross the pipe to the probe.
     if (isinstance(value, int) and -(2**63) <= value < 2**63) or (isinstance(value, float) and abs(value) < inf):
         return value
@@ -301,42 +263,53 @@ def _setting(spot: _Spot) -> str | int | float | bool:
 
 # A key's reader raises UsageError; its example stands in mends.
 _MONITOR = {
-    "listen": _Key(_listen, '"127.0.0.1:10877"'),
-    "state": _Key(_file, '"/var/lib/npumon"'),
-    "interval": _Key(_duration, '"60s"'),
-    "audit_interval": _Key(_duration, '"6h"'),
+    "listen": Key(_listen, '"127.0.0.1:10877"'),
+    "state": Key(read_file, '"/var/lib/npumon"'),
+    "interval": Key(_duration, '"60s"'),
+    "audit_interval": Key(_duration, '"6h"'),
+    "max_duty": Key(_number(lambda share: 0 < share <= 1, "a number above 0 and up to 1"), "0.02"),
 }
 _DEFAULTS = {
     "listen": ("127.0.0.1", 10877),
     "state": Path("/var/lib/npumon"),
     "interval": 60.0,
     "audit_interval": 6 * 3600.0,
+    "max_duty": 0.02,
 }
-_OPTIONS = _Key(_mapping(_option, '"value"'), '{ name = "value" }')
-_RUNTIME = {"provider": _Key(_provider, '"qnn"'), "options": _OPTIONS}
+_WEB = {
+    "tls_cert": Key(read_file, '"/etc/npumon/tls/board.crt"'),
+    "tls_key": Key(read_file, '"/etc/npumon/tls/board.key"'),
+    "client_ca": Key(read_file, '"/etc/npumon/tls/clients.crt"'),
+    "allow": Key(access.networks, '["10.0.0.0/8", "::1"]'),
+    "users": Key(access.users, '{ prometheus = "scrypt:…" }'),
+}
+_OPTIONS = Key(read_mapping(_option, '"value"'), '{ name = "value" }')
+_RUNTIME = {"provider": Key(_provider, '"qnn"'), "options": _OPTIONS}
 _GATE = {
-    "npu_flops": _Key(_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"), "0.95"),
-    "cv": _Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.15"),
-    "median": _Key(_duration, '"12ms"'),
-    "output_error": _Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.1"),
+    "npu_flops": Key(_number(lambda share: 0 <= share <= 1, "a number from 0 to 1"), "0.95"),
+    "cv": Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.15"),
+    "median": Key(_duration, '"12ms"'),
+    "output_error": Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.1"),
 }
 _MODEL = {
-    "name": _Key(_name, '"detector"'),
-    "path": _Key(_file, '"/opt/models/detector.onnx"'),
-    "source": _Key(_file, '"/opt/models/src/detector.onnx"'),
-    "samples": _Key(_file, '"/var/lib/npumon/samples/detector"'),
-    "dims": _Key(_mapping(_integer(1, 2**63 - 1, "an integer of at least 1"), "1"), "{ batch = 1 }"),
+    "name": Key(_name, '"detector"'),
+    "path": Key(read_file, '"/opt/models/detector.onnx"'),
+    "source": Key(read_file, '"/opt/models/src/detector.onnx"'),
+    "samples": Key(read_file, '"/var/lib/npumon/samples/detector"'),
+    "dims": Key(read_mapping(_integer(1, 2**63 - 1, "an integer of at least 1"), "1"), "{ batch = 1 }"),
     "options": _OPTIONS,
-    "session": _Key(_mapping(_setting, "1"), "{ intra_op_num_threads = 1 }"),
-    "replays": _Key(_integer(2, 10_000, "an integer from 2 to 10000"), "30"),
-    "resident": _Key(_switch),
-    "timeout": _Key(_duration, '"30s"'),
-    "compare_outputs": _Key(_switch),
-    "second_look": _Key(_one_of("audit", "deep"), '"audit"'),
-    "gate": _Key(lambda spot: Gate(**_table(spot, _GATE))),
+    "session": Key(read_mapping(_setting, "1"), "{ intra_op_num_threads = 1 }"),
+    "replays": Key(_integer(2, 10_000, "an integer from 2 to 10000"), "30"),
+    "resident": Key(_switch),
+    "timeout": Key(_duration, '"30s"'),
+    "memory": Key(lambda spot: 2**20 * _integer(64, 2**24, "an integer from 64 (MiB)")(spot), "1024"),
+    "compare_outputs": Key(_switch),
+    "second_look": Key(_one_of("audit", "deep"), '"audit"'),
+    "gate": Key(lambda spot: Gate(**_table(spot, _GATE))),
 }
 _ROOT = {
-    "monitor": _Key(lambda spot: _table(spot, _MONITOR)),
-    "runtime": _Key(lambda spot: _table(spot, _RUNTIME)),
-    "models": _Key(_models),
+    "monitor": Key(lambda spot: _table(spot, _MONITOR)),
+    "web": Key(lambda spot: access.web(spot, _table(spot, _WEB))),
+    "runtime": Key(lambda spot: _table(spot, _RUNTIME)),
+    "models": Key(_models),
 }

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import monitor
+from tests.certificates import Authority
 from tools import fetch_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,15 +232,17 @@ def test_unit_is_hardened(unit: Path) -> None:
 def test_example_configuration_is_valid(tmp_path: Path) -> None:
     """The shipped example, also with every commented key switched on, passes check-config once its files exist."""
     text = (ROOT / "systemd" / "npumon.toml").read_text()
-    opened = re.sub(r"^# (?=\[models\.gate\]|\w+ = )", "", text, flags=re.MULTILINE)
+    opened = re.sub(r"^# (?=\[models\.gate\]|\[web(\.users)?\]|\w+ = )", "", text, flags=re.MULTILINE)
     assert opened.count("\n# ") < text.count("\n# ")
     for number, variant in enumerate((text, opened)):
         home = tmp_path / str(number)
-        for wanted in ("opt/models/src", "var/lib/npumon/samples/detector"):
+        for wanted in ("opt/models/src", "var/lib/npumon/samples/detector", "etc/npumon/tls"):
             (home / wanted).mkdir(parents=True)
+        authority = Authority(home / "etc/npumon/tls", "clients")
+        authority.issue("board")
         for model in ("opt/models/detector.onnx", "opt/models/src/detector.onnx"):
             shutil.copy(fetch_models.model("swift_f0"), home / model)
         file = home / "npumon.toml"
-        file.write_text(re.sub(r'"/(opt|var)/', rf'"{home}/\1/', variant))
+        file.write_text(re.sub(r'"/(opt|var|etc)/', rf'"{home}/\1/', variant))
         done = _run(sys.executable, "-m", "monitor", "check-config", file)
         assert done.returncode == 0, f"{done.stderr}\n{file.read_text()}"

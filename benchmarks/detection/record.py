@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._report import environment
-from monitor.service.check import AUDIT_BUDGET, AUDIT_RUNS, WARMUPS
 from monitor.service.handle import ProbeHandle
+from monitor.service.life import AUDIT_BUDGET, AUDIT_RUNS
+from monitor.service.rounds import WARMUPS
 from monitor.wire import Audit, Open, Replay, Spec
 
 RECORDED: Final = Path(__file__).parent / "recorded"

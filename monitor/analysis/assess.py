@@ -38,6 +38,8 @@ TOLD_AGAIN = 1.1
 """A shifted level that rose this much further is told again."""
 SPREAD_CHECKS = 7
 """Most of so many checks must scatter beyond the gate: a co-runner spreads the replays of a few."""
+SPREAD_REPLAYS = 30
+"""Replays that tell a check's spread to a fifth. Where checks have fewer, more of them are looked at together."""
 _CIRCUMSTANCES = 2  # in one sentence
 
 
@@ -197,10 +199,27 @@ def _found_unstable(
         return Unstable(
             name, now, (), "slow_accelerator", found.ratio, found.separation, found.band
         ), f"{many}, {usual}"
-    if level.mostly_exceeds([one.spread_ratio for one in digests], gate.cv, SPREAD_CHECKS):
+    spreads = _spreads(digests)
+    if spreads and level.mostly_exceeds(spreads, gate.cv, len(spreads)):
         spread = f"the latency scatters by {_percent(digests[-1].spread_ratio)} without its outliers"
         return Unstable(name, now, (), "slow_accelerator"), f"{spread}, the gate is {_percent(gate.cv)}"
     return None, ""
+
+
+def _spreads(digests: Sequence[Digest]) -> list[float]:
+    """The spreads of the last checks: as many as have the replays of seven; none if all together have fewer than one.
+
+    The spread of five replays is beyond a gate of 15 % in one check of ten where the model's is 10 %.
+    """
+    spreads: list[float] = []
+    replays = 0
+    for one in reversed(digests):
+        if replays >= SPREAD_CHECKS * SPREAD_REPLAYS:
+            break
+        spreads.append(one.spread_ratio)
+        # Beyond what one check of the usual length has, more replays make a check no more of a check.
+        replays += min(sum(part.replays for part in one.rounds) or SPREAD_REPLAYS, SPREAD_REPLAYS)
+    return spreads if replays >= SPREAD_REPLAYS else []
 
 
 def _shifted(

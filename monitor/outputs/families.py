@@ -21,7 +21,16 @@ from prometheus_client.core import (
 )
 
 from monitor.outputs.wording import measured
-from monitor.records import VERDICTS, Cause, CheckResult, FailureReason, Placement, RejectedSample, Standing
+from monitor.records import (
+    VERDICTS,
+    Cause,
+    CheckResult,
+    FailureReason,
+    Placement,
+    Postponed,
+    RejectedSample,
+    Standing,
+)
 
 BUCKETS = (
     *(0.0001, 0.0002, 0.0005),
@@ -36,6 +45,7 @@ OP_TYPES = 16
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 FAILURES: tuple[FailureReason, ...] = get_args(FailureReason)
+POSTPONED: tuple[Postponed, ...] = get_args(Postponed)
 REJECTIONS: tuple[str, ...] = get_args(get_type_hints(RejectedSample)["reason"])
 
 _LES = (*(str(bound) for bound in BUCKETS), "+Inf")
@@ -77,6 +87,11 @@ _MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = 
         "latency_disturbed_ratio",
         "Share of the last check's replays during which the kernel took the CPU away from the probe.",
         _disturbed,
+    ),
+    (
+        "replays",
+        "Replays of the last check, closer looks included.",
+        lambda result: len(result.latency.replays_seconds) if result.latency else None,
     ),
     (
         "npu_flops_ratio",
@@ -152,6 +167,7 @@ class Tally:
         self.latency_sum = 0.0
         self.checks = 0
         self.failures: Counter[str] = Counter()
+        self.postponed: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._known_rejected: set[tuple[str, str]] = set()
@@ -189,6 +205,8 @@ def _counters(models: Models) -> Iterator[Metric]:
     yield checks
     failures = [(name, model.failures) for name, model in models]
     yield _labelled("check_failures", "Checks that could not measure.", "reason", FAILURES, failures)
+    postponed = [(name, model.postponed) for name, model in models]
+    yield _labelled("checks_postponed", "Checks that were put off.", "reason", POSTPONED, postponed)
     events = [(name, model.events) for name, model in models]
     yield _labelled("fallback_events", "Fallbacks that appeared or changed.", "cause", CAUSES, events)
     rejected = [(name, model.rejected) for name, model in models]

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from monitor.outputs import board as boards
 from monitor.outputs.families import Tally, families, present
-from monitor.records import Board, BoardReading, CheckResult, Event, Standing
+from monitor.records import Board, BoardReading, CheckResult, Event, Postponed, Standing
 
 PATIENCE = 3
 """Intervals, besides the longest that a check may take, after which a model's figures are stale."""
@@ -28,7 +28,8 @@ class Exposition(Collector):
     """All of npumon's metrics. ``record``, ``count_*`` and scrapes may come from different threads.
 
     ``models`` are exported from the start with their counters at 0 and the verdict ``unknown``; ``started`` is UTC
-    seconds since the epoch. ``clock`` is monotonic, in seconds: a board whose wall clock jumps is not stale.
+    seconds since the epoch. ``clock`` is monotonic, in seconds: a board whose wall clock jumps is not stale. ``duty``
+    gives the share of time in which the accelerator was kept busy lately.
     """
 
     def __init__(
@@ -38,13 +39,16 @@ class Exposition(Collector):
         version: str,
         started: float,
         clock: Callable[[], float] = time.monotonic,
+        duty: Callable[[], float] | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._clock = clock
+        self._duty = duty
         self._models = {name: Tally() for name in models}
         self._checked = dict.fromkeys(self._models, clock())
         self._interval: float | None = None
         self._longest: dict[str, float] = {}
+        self._excused: dict[str, float] = {}
         self._reading: BoardReading | None = None
         self._reading_text: dict[str, str] = {}
         self._board = board
@@ -60,9 +64,18 @@ class Exposition(Collector):
             model = self._models.setdefault(result.model, Tally())
             model.record(result, standing)
             self._checked[result.model] = self._clock()
+            self._excused.pop(result.model, None)
             if result.after is not None:
                 self._reading, self._reading_text = result.after, _text(boards.families(result.after))
             model.text = _text(families([(result.model, model)]))
+
+    def postpone(self, name: str, reason: Postponed, seconds: float, count: bool) -> None:
+        """The check of a model comes ``seconds`` later: until then it is not stale. ``count`` it where it is news."""
+        with self._lock:
+            model = self._models.setdefault(name, Tally())
+            model.postponed[reason] += count
+            model.text = _text(families([(name, model)]))
+            self._excused[name] = self._clock() + seconds
 
     def count_event(self, event: Event) -> None:
         """Count a fallback that appeared or changed, by cause. Other events are not fallbacks and count nothing."""
@@ -134,6 +147,9 @@ class Exposition(Collector):
         yield CounterMetricFamily("npumon_state_write_failures", failures, self._state_write_failures)
         yield GaugeMetricFamily("npumon_start_time_seconds", "When this daemon started.", self._started)
         yield GaugeMetricFamily("npumon_models", "Models that are being watched.", len(self._models))
+        if self._duty is not None:
+            busy = "Share of the last ten minutes in which npumon kept the accelerator busy."
+            yield GaugeMetricFamily("npumon_duty_ratio", busy, self._duty())
         successful = "Whether the configuration file could be used when it was last read: 1 or 0."
         yield GaugeMetricFamily("npumon_config_last_reload_successful", successful, int(self._reload_successful))
         since = "When the configuration in force was read."
@@ -160,7 +176,8 @@ class Exposition(Collector):
     def _is_stale(self, name: str, now: float) -> bool:
         if self._interval is None:
             return False
-        return now - self._checked[name] > PATIENCE * self._interval + self._longest.get(name, 0.0)
+        due = max(self._checked[name] + PATIENCE * self._interval, self._excused.get(name, 0.0) + self._interval)
+        return now > due + self._longest.get(name, 0.0)
 
 
 class _Alone(Collector):

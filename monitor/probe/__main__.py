@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
 import sys
 import tempfile
 import threading
@@ -21,9 +19,9 @@ import msgspec
 
 from monitor import wire
 from monitor.errors import MeasureError
+from monitor.probe import lifeline
+from monitor.probe.priority import Priority, step_back
 from monitor.records import Failure, Profile, Replays, SessionFacts
-
-LAST_WORD = 600.0  # longest an inference may go on after the parent has gone; a hung one must not stay for ever
 
 
 class Probe:
@@ -35,6 +33,7 @@ class Probe:
         self._session: Any = None
         self._corpus: Any = None
         self._ep_name = ""
+        self._priority: Priority | None = None
 
     def answer(self, request: wire.Request) -> wire.Reply:
         """The reply to ``request``; every failure becomes a record."""
@@ -47,6 +46,7 @@ class Probe:
                 case wire.Replay():
                     return wire.Replayed(self._replay(request))
                 case wire.MakeStudy():
+                    step_back()
                     from monitor.probe import study
 
                     return wire.Studied(study.make(request.spec, request.runs))
@@ -55,6 +55,7 @@ class Probe:
 
                     return wire.Deepened(deep.deepen(request, self._scratch, self._abandoned))
                 case wire.Compare():
+                    step_back()
                     from monitor.probe import compare
 
                     return wire.Compared(compare.compare(request))
@@ -64,6 +65,7 @@ class Probe:
             return wire.Failed(Failure("internal", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
 
     def _open(self, request: wire.Open) -> SessionFacts:
+        self._priority = Priority()  # before the imports, which can wait as well
         from monitor.probe import model as models
         from monitor.probe import provider as providers
         from monitor.probe import session as sessions
@@ -95,19 +97,22 @@ class Probe:
     def _replay(self, request: wire.Replay) -> Replays:
         from monitor.probe.replay import replay
 
-        return replay(self._session, self._corpus, request, self._abandoned)
+        assert self._priority is not None  # made with the session
+        return replay(self._session, self._corpus, request, self._abandoned, self._priority)
 
     def _audit(self, request: wire.Audit) -> Profile:
         from monitor.probe.replay import run_once
         from monitor.probe.trace import read_profile
 
+        assert self._priority is not None  # made with the session
         runs, start = 0, time.monotonic()
         most = min(request.runs, len(self._corpus))
         for index in range(most):
             if runs and (self._abandoned.is_set() or time.monotonic() - start > request.budget):
                 break
             feeds = self._corpus.load(index)
-            outputs = run_once(self._session, feeds)
+            with self._priority.own():
+                outputs = run_once(self._session, feeds)
             runs += 1
             if request.outputs is not None:
                 self._keep(Path(request.outputs), index, most, feeds, outputs)
@@ -125,29 +130,15 @@ class Probe:
             keep(folder, index, runs, feeds, names, outputs)
 
 
-def _watch(requests: int, abandoned: threading.Event) -> None:
-    """Set ``abandoned`` when the other end of the request pipe closes: the parent has closed it, or has died."""
-    poll = select.poll()
-    poll.register(requests, 0)  # hang-up is always reported
-    poll.poll()
-    abandoned.set()
-    time.sleep(LAST_WORD)
-    os._exit(1)
-
-
 def main() -> None:
     """Serve requests until the parent closes the pipe."""
-    # systemd or a terminal may signal the whole group; only the parent decides when the probe goes
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     receive, send = (int(fd) for fd in sys.argv[sys.argv.index("--fds") + 1 :][:2])
     with (
         tempfile.TemporaryDirectory(prefix="npumon-probe-") as scratch,
         os.fdopen(receive, "rb") as requests,
         os.fdopen(send, "wb") as replies,
     ):
-        abandoned = threading.Event()
-        threading.Thread(target=_watch, args=(receive, abandoned), daemon=True).start()
+        abandoned = lifeline.hold(receive)
         probe = Probe(Path(scratch), abandoned)
         while header := requests.read(wire.HEADER.size):
             request = wire.decode_request(requests.read(wire.frame_length(header)))
@@ -156,8 +147,7 @@ def main() -> None:
                 break
             replies.write(wire.encode(reply))
             replies.flush()
-    # skip interpreter and library teardown: native destructors of a device that is gone can hang
-    os._exit(0)
+    lifeline.let_go()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import msgspec
 from monitor.probe import model as models
 from monitor.probe import provider as providers
 from monitor.probe import session as sessions
+from monitor.probe.priority import Priority
 from monitor.probe.provider import DeepCounts, DeepSource
 from monitor.probe.replay import run_once
 from monitor.probe.samples import Corpus
@@ -38,6 +39,7 @@ def deepen(request: Deepen, scratch: Path, abandoned: threading.Event, limit: in
     file that this process writes grows beyond ``limit`` bytes. Raises :class:`MeasureError` as a session and its runs
     do.
     """
+    priority = Priority()
     spec = request.spec
     provider = providers.find(spec.provider)
     with tempfile.TemporaryDirectory(prefix="deep-", dir=scratch) as folder:
@@ -57,7 +59,8 @@ def deepen(request: Deepen, scratch: Path, abandoned: threading.Event, limit: in
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         # writes beyond it fail with EFBIG (Python ignores the signal), and the provider goes on without
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
-        seconds = _run(session, corpus, request, source, abandoned, limit)
+        with priority.own():
+            seconds = _run(session, corpus, request, source, abandoned, limit)
         return _reading(placement, seconds, source.read(limit))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime as ort
 
 from monitor.errors import MeasureError
+from monitor.probe.priority import Priority
 from monitor.probe.provider import one_line
 from monitor.probe.samples import Corpus, Feeds
 from monitor.records import Failure, Replays
@@ -42,8 +43,8 @@ def run_once(session: Any, feeds: Feeds) -> list[Any]:
     return outputs
 
 
-def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.Event) -> Replays:
-    """Timed inferences over a fresh draw, after timed warm-ups that are kept apart.
+def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.Event, priority: Priority) -> Replays:
+    """Timed inferences over a fresh draw, after timed warm-ups that are kept apart; at the probe's own ``priority``.
 
     Stops after the running inference once ``abandoned`` is set. Raises :class:`MeasureError` (``run_failed``).
     """
@@ -51,7 +52,8 @@ def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.E
     bindings = {index: _bind(session, corpus.load(index)) for index in set(drawn)}
     order = [bindings[index] for index in drawn]
     try:
-        seconds, switches = _time(session, order, request.warmups + 2, request.budget, abandoned)
+        with priority.own():
+            seconds, switches = _time(session, order, request.warmups + 2, request.budget, abandoned)
     except Exception as error:
         raise MeasureError(_run_failed(error)) from error
     warmups = request.warmups

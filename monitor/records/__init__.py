@@ -45,7 +45,17 @@ from monitor.records.measured import (
     Span,
     Tensor,
 )
-from monitor.records.vocabulary import VERDICTS, Cause, Failure, FailureReason, Processor, Shape, Target, Verdict
+from monitor.records.vocabulary import (
+    VERDICTS,
+    Cause,
+    Failure,
+    FailureReason,
+    Postponed,
+    Processor,
+    Shape,
+    Target,
+    Verdict,
+)
 
 __all__ = [
     "RUNNING",
@@ -87,6 +97,7 @@ __all__ = [
     "OutputAgreement",
     "Placed",
     "Placement",
+    "Postponed",
     "Preflight",
     "Processor",
     "Profile",

@@ -21,6 +21,11 @@ Cause = Literal[
     "not_on_hardware",
 ]
 Target = Literal["hexagon", "simulator", "cpu"]
+Postponed = Literal[
+    "duty",  # the budget of accelerator time is spent
+    "memory",  # all of the board's tasks wait for memory
+    "heat",  # a zone is far beyond the temperature at which the kernel slows down
+]
 FailureReason = Literal[
     "model_missing",  # no file, or not readable
     "model_invalid",  # truncated, not ONNX, refused by the runtime

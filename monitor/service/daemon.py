@@ -25,14 +25,17 @@ from monitor.config import Config, Gate, Model
 from monitor.errors import UsageError
 from monitor.outputs import events as event_log
 from monitor.outputs import page
+from monitor.outputs.access import Access
 from monitor.outputs.log import logger
 from monitor.outputs.metrics import Exposition
 from monitor.outputs.state import State, StateWriteError
+from monitor.outputs.textfile import Textfile
 from monitor.outputs.web import WebServer
 from monitor.records import BaselineRequest, CheckResult, Event, Failure, ModelState
 from monitor.service import board as boards
 from monitor.service import notify, reload
 from monitor.service.check import Checker
+from monitor.service.duty import Duty
 from monitor.service.handle import ProbeClosed
 from monitor.service.schedule import HEARTBEAT, Schedule
 from monitor.service.signals import Signals
@@ -46,15 +49,22 @@ GRACE: Final = 30.0
 class Daemon:
     """One running service. ``config`` is valid; :meth:`run` returns when a signal asks it to end.
 
-    ``announce`` is told the web address once the service answers.
+    ``announce`` is told the web address once the service answers. ``textfile`` gets what a scrape would.
     """
 
-    def __init__(self, config: Config, announce: Callable[[str], None] = lambda address: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        announce: Callable[[str], None] = lambda address: None,
+        textfile: Textfile | None = None,
+    ) -> None:
         self._config = config
         self._announce = announce
+        self._textfile = textfile
         self._board = boards.read()
         self._state = State.open(config.state, config.file)
         self._lock = threading.Lock()
+        self._duty = Duty(config.max_duty)
         self._checkers = {model.name: self._checker(model, config) for model in config.models}
         self._retired = reload.Retired(GRACE)
         self._file = reload.Watch(config)
@@ -62,12 +72,14 @@ class Daemon:
         self._models = self._state.model_states()
         self._results = self._state.results()
         self._forget()
-        self._exposition = Exposition(self._checkers, self._board, monitor.__version__, time.time())
+        self._exposition = Exposition(
+            self._checkers, self._board, monitor.__version__, time.time(), duty=self._duty.ratio
+        )
         self._expect(config.interval)
         self._schedule = Schedule(self._defect)
         self._resumed = time.monotonic()
         self._remarked: set[tuple[str, ...]] = set()
-        self._web = self._server(config)
+        self._web = self._server(config, Access(config.file, config.web))
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises :class:`UsageError` if the address is taken."""
@@ -75,6 +87,7 @@ class Daemon:
         try:
             self._web.start()
             self._say_start()
+            self._write_textfile()
             for name in self._checkers:
                 self._schedule.add(name, self._config.interval, partial(self._check, name))
             self._schedule.start()
@@ -89,8 +102,7 @@ class Daemon:
     @property
     def address(self) -> str:
         """Where the status page is."""
-        host = f"[{self._web.host}]" if ":" in self._web.host else self._web.host
-        return f"http://{host}:{self._web.port}"
+        return self._web.address
 
     def health(self) -> tuple[bool, str]:
         """Whether the service itself works (not the models), and a line about it."""
@@ -107,7 +119,7 @@ class Daemon:
         """Check a model now, in the schedule's worker. If a reload changes it meanwhile, begin anew."""
         while (checker := self._checkers.get(name)) is not None:
             self._retired.wait(name)
-            if checker.backoff.remaining > 0:
+            if checker.backoff.remaining > 0 or self._postponed(name, checker):
                 return
             found: Assessment | None = None
             state = self._models.get(name, ModelState(name))
@@ -123,6 +135,21 @@ class Daemon:
                     self._schedule.hasten(name, checker.backoff.remaining)
                 return
             self._resumed = time.monotonic()
+
+    def _postponed(self, name: str, checker: Checker) -> bool:
+        """Whether the check had better come later; if so, it is seen to that it does."""
+        hold = checker.restraint.hold(self._config.interval)
+        if hold is None:
+            return False
+        with self._lock:
+            self._exposition.postpone(name, hold.reason, hold.seconds, count=not hold.again)
+            self._write_textfile()
+        remark = ("check_postponed", name, hold.reason)
+        if remark not in self._remarked:
+            self._remarked.add(remark)
+            logger.info("check_postponed", model=name, reason=hold.reason, detail=hold.detail)
+        self._schedule.hasten(name, hold.seconds)
+        return True
 
     def _assessed(self, checker: Checker, state: ModelState, requests: tuple[BaselineRequest, ...]) -> Assessment:
         """Check, and look a second time if the latency has gone wrong: a fresh audit may say why."""
@@ -146,8 +173,14 @@ class Daemon:
         self._exposition.record(result, standing(after, result, gate))
         for event in events:
             self._tell(event)
+        self._write_textfile()
         self._remark(result)
         notify.status(self._summary())
+
+    def _write_textfile(self) -> None:
+        """With the lock held, once the schedule runs: checks and reloads come from different threads."""
+        if self._textfile is not None:
+            self._textfile.write(self._exposition.text())
 
     def _tell(self, event: Event) -> None:
         self._exposition.count_event(event)
@@ -198,6 +231,8 @@ class Daemon:
             self._retired.add(name, checker)
         self._retired.wait()
         self._schedule.stop()
+        if self._textfile is not None:
+            self._textfile.remove()
         self._web.stop()
         self._state.close()
 
@@ -227,11 +262,17 @@ class Daemon:
         return page.render(results, self._board, time.time(), list(gates), states, standings, self._exposition.stale())
 
     def _checker(self, model: Model, config: Config) -> Checker:
-        return Checker(model, config.provider, config.audit_interval, self._state)
+        account = self._duty.account(model.name)
+        return Checker(model, config.provider, config.audit_interval, self._state, account=account)
 
-    def _server(self, config: Config) -> WebServer:
+    def _server(self, config: Config, access: Access) -> WebServer:
         return WebServer(
-            config.listen, file=config.file, page=self._page, metrics=self._exposition.text, health=self.health
+            config.listen,
+            file=config.file,
+            access=access,
+            page=self._page,
+            metrics=self._exposition.text,
+            health=self.health,
         )
 
     # ----------------------------------------------------------------------------------------------- reload
@@ -242,20 +283,25 @@ class Daemon:
         self._file.tried()
         try:
             config = reload.read(self._config)
-            web = self._bound(config)
+            # The same table keeps its connections and what is known of passwords; its certificates renew themselves.
+            same = config.web == self._config.web
+            access = self._web.access if same else Access(config.file, config.web)
+            web = self._bound(config, access)
         except Exception as error:  # a defect that shows here must not end what has worked so far
-            self._exposition.reload_failed()
+            with self._lock:
+                self._exposition.reload_failed()
+                self._write_textfile()
             logger.error("config_not_reloaded", error=str(error) if isinstance(error, UsageError) else _defect(error))
         else:
-            self._adopt(config, web)
+            self._adopt(config, web, access)
         notify.ready()
         notify.status(self._summary())
 
-    def _bound(self, config: Config) -> WebServer:
+    def _bound(self, config: Config, access: Access) -> WebServer:
         """The server at the address of ``config``, which answers already. Raises :class:`UsageError`."""
         if config.listen == self._config.listen:
             return self._web
-        web = self._server(config)
+        web = self._server(config, access)
         try:
             web.start()
         except UsageError:
@@ -270,7 +316,7 @@ class Daemon:
                 raise
         return web
 
-    def _adopt(self, config: Config, web: WebServer) -> None:
+    def _adopt(self, config: Config, web: WebServer, access: Access) -> None:
         """Put ``config`` in the place of the old one. Nothing here can fail."""
         changes = reload.changes(self._config, config)
         made = {model.name: self._checker(model, config) for model in config.models}
@@ -281,14 +327,18 @@ class Daemon:
                 made[name] = self._checkers[name]
                 made[name].audit_interval = config.audit_interval
             self._checkers = made
+            self._duty.adopt(config.max_duty, made)
             self._exposition.reloaded(made, time.time())
             self._expect(config.interval)
             self._remarked = {remark for remark in self._remarked if remark[1] in changes.unchanged}
             self._forget()
+            self._write_textfile()
         self._reschedule(changes, config.interval)
         old, self._config, self._web = self._web, config, web
         if old is not web:
             old.stop()
+        elif access is not web.access:
+            web.adopt(access)
         told = {**changes._asdict(), "address": self.address, "interval_seconds": config.interval}
         logger.info("config_reloaded", **told)
 

@@ -25,6 +25,7 @@ _CONFIG: Final = """\
 listen = {listen}
 state = "state"
 interval = {interval}
+max_duty = 1.0
 
 [runtime]
 provider = "qnn"
@@ -73,4 +74,4 @@ def prepare(folder: Path, listen: str, interval: str) -> Config:
         config = load(file)
     except UsageError as error:
         raise UsageError(f"npumon demo: {str(error).partition(': ')[2]}") from error
-    return replace(config, file=Path("npumon demo"))
+    return replace(config, file=Path("npumon demo"), digest=None)

@@ -14,12 +14,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -29,19 +27,20 @@ from typing import Final, NoReturn, overload
 from monitor import wire
 from monitor.errors import MeasureError
 from monitor.records import Comparison, DeepReading, Failure, FailureReason, Profile, Replays, SessionFacts, Study
+from monitor.service import process
+from monitor.service.printed import CHUNK, Printed
+from monitor.service.scratch import scratch
 
 _ENVIRONMENT: Final = {"ORT_DISABLE_TELEMETRY": "1"}
 """onnxruntime's Linux wheels report sessions and models to their maker unless told not to before the import."""
 PROBE: Final = (sys.executable, "-m", "monitor.probe")
 OUTPUT_KEPT: Final = 64 * 1024
 SLICE: Final = 0.5
-"""Longest the parent takes to notice that a request was abandoned or that a child died behind an open pipe."""
+"""Longest the parent takes to notice that a request was abandoned, that a child grows, or died behind an open pipe."""
 EXIT_LAG: Final = 2.0
 """What a child may take from closing its pipe to being gone, before it counts as one that lives on."""
 REAP_TIMEOUT: Final = 5.0
 """A killed process that is still there then is stuck in the kernel; waiting longer would stick the parent too."""
-_CHUNK: Final = 64 * 1024
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 _ANSWERS: Final[dict[type[wire.Request], type[wire.Reply]]] = {
     wire.Open: wire.Facts,
@@ -51,76 +50,31 @@ _ANSWERS: Final[dict[type[wire.Request], type[wire.Reply]]] = {
     wire.Deepen: wire.Deepened,
     wire.Compare: wire.Compared,
 }
-_STATES: Final = {
-    "D": ", stuck in the kernel, most likely in a driver",
-    "R": ", computing",
-    "S": ", waiting",
-    "T": ", stopped by a signal",
-    "t": ", held by a debugger",
-}
 
 
 class ProbeClosed(Exception):
     """:meth:`ProbeHandle.close` was called: nothing was measured, and nothing failed."""
 
 
-class _Output:
-    """What the child prints: taken without blocking, the end of it kept."""
-
-    def __init__(self, pipe: FileIO) -> None:
-        self.pipe = pipe
-        self.ended = False
-        self._tail = bytearray()
-        self._fresh = 0
-
-    def take(self) -> int:
-        """Read one chunk, if there is one; its length in bytes."""
-        chunk = self.pipe.read(_CHUNK)
-        self.ended = chunk == b""
-        self._tail += chunk or b""
-        del self._tail[:-OUTPUT_KEPT]
-        self._fresh += len(chunk or b"")
-        return len(chunk or b"")
-
-    def take_rest(self) -> None:
-        """Read what is left, and no more than that if a stray grandchild goes on printing."""
-        left = 2 * OUTPUT_KEPT
-        while left > 0 and (taken := self.take()):
-            left -= taken
-
-    def answered(self) -> None:
-        """What was printed until now belongs to requests that were answered: no evidence of what comes."""
-        self.take_rest()
-        self._fresh = 0
-
-    @property
-    def text(self) -> str:
-        return self._tail.decode(errors="replace")
-
-    @property
-    def last_line(self) -> str:
-        """The last line since the last answer that says anything, without colours, in at most 300 characters."""
-        fresh = self._tail[max(0, len(self._tail) - self._fresh) :].decode(errors="replace")
-        lines = (_COLOUR.sub("", line).strip() for line in reversed(fresh.splitlines()))
-        return "".join(filter(str.isprintable, next(filter(None, lines), "")))[:300]
-
-
 class ProbeHandle:
     """A child process that answers one request at a time.
 
     It is started at once, in a session of its own, so that Ctrl-C at a terminal does not cut an inference short.
-    ``argv`` is the command; the descriptors of the protocol follow it as ``--fds READ WRITE``. Raises
-    :class:`MeasureError` (``probe_crashed``) if no process can be started. :meth:`close` must be called in any case.
+    ``argv`` is the command; the descriptors of the protocol follow it as ``--fds READ WRITE``. ``memory`` is what it
+    may take for itself, in bytes; half of the board's by default. Raises :class:`MeasureError` (``probe_crashed``) if
+    no process can be started. :meth:`close` must be called in any case.
     """
 
-    def __init__(self, argv: Sequence[str] = PROBE) -> None:
+    def __init__(self, argv: Sequence[str] = PROBE, memory: int | None = None) -> None:
+        self._memory = memory or process.half_the_memory()
+        self._looked = -math.inf
         self._lock = threading.Lock()
         self._closing: float | None = None
         self._failure: Failure | None = None
         try:
             with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
                 # The child's own files go with it, however it ends.
-                scratch = ours.enter_context(tempfile.TemporaryDirectory(prefix="npumon-", ignore_cleanup_errors=True))
+                folder = ours.enter_context(scratch())
                 requests, self._requests = _pipe(theirs, ours)
                 self._replies, replies = _pipe(ours, theirs)
                 printed, output = _pipe(ours, theirs)
@@ -129,16 +83,17 @@ class ProbeHandle:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    pass_fds=(requests.fileno(), replies.fileno()),
+                    pass_fds=(requests.fileno(), replies.fileno(), folder.lock),
                     start_new_session=True,
-                    env={**os.environ, **_ENVIRONMENT, "TMPDIR": scratch},
+                    env={**os.environ, **_ENVIRONMENT, "TMPDIR": folder.path},
                 )
                 self._pipes = ours.pop_all()
         except OSError as error:
             raise MeasureError(Failure("probe_crashed", f"cannot start a probe: {error}")) from error
         for pipe in (self._requests, self._replies, printed):
             os.set_blocking(pipe.fileno(), False)
-        self._output = _Output(printed)
+        self._output = Printed(printed, OUTPUT_KEPT)
+        self.scratch = folder.path
 
     @property
     def pid(self) -> int:
@@ -146,19 +101,16 @@ class ProbeHandle:
 
     @property
     def alive(self) -> bool:
-        """Whether a request can be made: neither broken nor closed, and the process runs."""
-        return self._failure is None and self._closing is None and not self._exited()
+        """Whether a request can be made: neither broken nor closed, and the process runs and is within its limits."""
+        well = self._failure is None and self._closing is None and not self._exited()
+        return well and process.excess(self.pid, self._memory) is None
 
     @property
     def rss(self) -> int | None:
         """Resident memory of the process in bytes; ``None`` once it is gone."""
         if self._process.returncode is not None:
             return None
-        try:
-            with open(f"/proc/{self.pid}/statm", "rb") as statm:
-                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") or None
-        except OSError:
-            return None
+        return process.resident(self.pid)
 
     @property
     def output(self) -> str:
@@ -193,6 +145,7 @@ class ProbeHandle:
                 raise MeasureError(self._failure)
             # Whatever interrupts the exchange, its answer may still come and must not be taken for another's.
             self._failure = Failure("internal", f"an earlier {_name(message)} to the probe was interrupted")
+            self._looked = -math.inf
             self._refuse_unasked()
             reply = self._exchange(message, timeout)
             if not isinstance(reply, (_ANSWERS[type(message)], wire.Failed)):
@@ -231,7 +184,7 @@ class ProbeHandle:
             raise ProbeClosed
         self._break(
             "probe_timeout",
-            f"the probe did not answer {_name(message)} within {timeout:g} s{self._state()}",
+            f"the probe did not answer {_name(message)} within {timeout:g} s{process.doing(self.pid)}",
             "raise `timeout` if the model may take that long",
         )
 
@@ -240,6 +193,7 @@ class ProbeHandle:
         while (left := self._left(deadline)) > 0:
             if pipe.closed:
                 raise ProbeClosed
+            self._refuse_excess()
             waiting = select.poll()
             waiting.register(pipe, event)
             if not self._output.ended:
@@ -269,7 +223,7 @@ class ProbeHandle:
 
     def _receive(self, received: bytearray) -> wire.Reply | None:
         """Take what has come; the reply once it is complete."""
-        chunk = self._replies.read(_CHUNK)
+        chunk = self._replies.read(CHUNK)
         if not chunk:
             self._lost()
         received += chunk
@@ -287,11 +241,20 @@ class ProbeHandle:
 
     def _refuse_unasked(self) -> None:
         """Nothing may lie in the reply pipe before a request, or it would be taken for the answer."""
-        unasked = self._replies.read(_CHUNK)
+        unasked = self._replies.read(CHUNK)
         if unasked:
             self._break("probe_protocol", f"the probe sent {len(unasked)} bytes unasked")
         if unasked is not None:
             self._lost()
+
+    def _refuse_excess(self) -> None:
+        """A child that takes more than its share is ended before the board has to choose whom to kill."""
+        now = time.monotonic()
+        if now - self._looked < SLICE:
+            return
+        self._looked = now
+        if excess := process.excess(self.pid, self._memory):
+            self._break("probe_crashed", f"the probe was ended: {excess.detail}", excess.mend)
 
     # ---------------------------------------------------------------------------------------------- the end
 
@@ -301,7 +264,7 @@ class ProbeHandle:
             raise ProbeClosed
         self._await_exit(time.monotonic() + EXIT_LAG)
         if not self._exited():
-            self._break("probe_protocol", f"the probe closed its pipe and lives on{self._state()}")
+            self._break("probe_protocol", f"the probe closed its pipe and lives on{process.doing(self.pid)}")
         self._bury()
         code = self._process.returncode
         end = f"ended with exit code {code}" if code >= 0 else f"died of {_signal(-code)}"
@@ -334,21 +297,13 @@ class ProbeHandle:
         """Kill what is left of the child and of its own children, reap it, close the pipes."""
         if self._replies.closed:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        others = process.kill_session(self.pid)
         # One that is stuck in the kernel is left to subprocess, which reaps it when a later probe starts.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(REAP_TIMEOUT)
+            process.reap(self.pid, others, time.monotonic() + REAP_TIMEOUT)
         self._output.take_rest()
         self._pipes.close()
-
-    def _state(self) -> str:
-        """What the kernel says the process is doing, to end the sentence of a failure."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as stat:
-                return _STATES.get(stat.read().rpartition(b")")[2].split()[0].decode(), "")
-        except (OSError, IndexError):
-            return ""
 
 
 def _pipe(read: contextlib.ExitStack, write: contextlib.ExitStack) -> tuple[FileIO, FileIO]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from monitor.config import Model
 from monitor.records import Study
 from monitor.service import studies
-from monitor.service.check import CREATION_FACTOR, STUDY_RUNS
 from monitor.service.handle import ProbeHandle
 from monitor.service.identity import spec_of
+from monitor.service.life import CREATION_FACTOR, STUDY_RUNS
 from monitor.wire import MakeStudy
 
 

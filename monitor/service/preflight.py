@@ -18,9 +18,10 @@ from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.records import Forecast, Preflight, SessionFacts, Study
-from monitor.service.check import CREATION_FACTOR, Checker
+from monitor.service.check import Checker
 from monitor.service.handle import ProbeHandle
 from monitor.service.identity import spec_of
+from monitor.service.life import CREATION_FACTOR
 from monitor.service.studies import Memory
 from monitor.wire import Open
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from monitor.records import BoardReading, Clock, Zone
+from monitor.records import BoardReading, Clock, Postponed, Zone
 
 _ZONES = 128  # phones have 70 and more, a third of them for the CPU
 _POLICIES = 32
@@ -37,6 +37,12 @@ _COMPUTE = re.compile(r"(cdsp|nsp)\w*$", re.I)
 _DRIVERS = ("fastrpc-cdsp", "adsprpc-smd")
 _HEAPS = ("dma_heap/system", "dma_heap/qcom,system")
 
+THRASHING = 10.0
+"""Percent of ten seconds in which all tasks at once waited for memory. On a board that has enough of it that is 0,
+however busy it is; from 60 on systemd-oomd kills."""
+OVERHEATED = 5.0
+"""Kelvin beyond its limit at which a zone is out of hand: a governor holds one that is merely hot within some 2 K."""
+
 
 def read_state(root: Path = Path("/")) -> BoardReading:
     """The board's state now. ``root`` is where /sys, /proc and /dev are.
@@ -55,6 +61,21 @@ def read_state(root: Path = Path("/")) -> BoardReading:
         remoteprocs=remoteprocs,
         nodes=_nodes(f"{top}/dev", bool(remoteprocs)),
     )
+
+
+def distress(root: Path = Path("/")) -> tuple[Postponed, str] | None:
+    """Why the board cannot get on with its work now, and the figure that says so; ``None`` if it can, or does not tell.
+
+    Sources: the kernel's Documentation/accounting/psi.rst (``full`` of memory), and thermal zones with a limit.
+    """
+    # full avg10=0.00 avg60=0.00 avg300=0.00 total=0
+    full = re.search(r"^full avg10=(\d{1,3}\.\d{2}) ", _text(f"{root}/proc/pressure/memory") or "", re.M | re.A)
+    if full and float(full[1]) >= THRASHING:
+        return "memory", f"for {float(full[1]):.0f} % of the last 10 s all tasks waited for memory"
+    for kind, zone in _zones(f"{root}/sys/class/thermal").items():
+        if zone.limit is not None and zone.celsius >= zone.limit + OVERHEATED:
+            return "heat", f"the {kind.upper()} has {zone.celsius:.0f} degrees C, its limit is {zone.limit:.0f}"
+    return None
 
 
 def _zones(folder: str) -> dict[str, Zone]:

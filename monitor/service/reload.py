@@ -48,8 +48,7 @@ class Watch:
 
     def __init__(self, config: Config) -> None:
         self._file = config.file
-        self._tried: str | None = config.digest
-        self._seen: str | None = config.digest
+        self._tried = self._seen = config.digest
 
     def changed(self) -> bool:
         """Whether there is something new to take, at rest since the last look."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -493,3 +494,35 @@ def test_the_state_of_a_fallback_is_bounded() -> None:
         course.take(result(verdict="fallback", cause="op_unsupported", placement=placement(0.0, *ops)))
         course.take(measured(latency(), placement=placement(0.96, *ops)))
     assert len(msgspec.msgpack.encode(course.state)) < 16 * 1024
+
+
+def few(replays: int, sigma: float) -> Callable[[], list[float]]:
+    """Draws rounds of so many replays that scatter by ``sigma`` around 10 ms, twice that at most."""
+    chance = random.Random(5)
+    return lambda: [
+        0.010 * math.exp(max(-2 * sigma, min(sigma * chance.gauss(0, 1), 2 * sigma))) for _ in range(replays)
+    ]
+
+
+@pytest.mark.parametrize("replays", [5, 8, 12])
+def test_few_replays_raise_no_spread_that_many_would_not(replays: int) -> None:
+    """A model that scatters by 10 %, below a gate of 15 %, is healthy for a day, however few replays a check has."""
+    course = Course(Gate(cv=0.15, median=1.0))
+    course.checks(1000, few(replays, 0.1))
+    assert (course.events, set(course.verdicts)) == ([], {"healthy"})
+
+
+@pytest.mark.parametrize("replays", [5, 30])
+def test_a_spread_beyond_the_gate_shows_in_few_replays_too(replays: int) -> None:
+    """A model that scatters by 30 % is told within an hour."""
+    course = Course(Gate(cv=0.15, median=1.0))
+    course.checks(60, few(replays, 0.3))
+    assert "latency_unstable" in course.names
+
+
+def test_one_check_of_few_replays_tells_no_spread() -> None:
+    """Four replays that happen to scatter beyond the gate decide nothing; thirty do, as a command has them."""
+    for pairs, verdict in ((2, "healthy"), (15, "degraded")):
+        course, scattered = Course(Gate(cv=0.15, median=1.0)), [0.0085, 0.011] * pairs
+        course.checks(1, scattered.copy)
+        assert course.verdicts == [verdict]

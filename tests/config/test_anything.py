@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from monitor.access import Web
 from monitor.config import Config, Gate, Model, load
 from monitor.errors import UsageError
 from tests.config.layout import Writer
@@ -17,7 +18,8 @@ CONTRACT = Path(__file__).parent / "good" / "contract.toml"
 # One file is written anew for every example, which is what these tests want of a function-scoped tmp_path.
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-KEYS = ("monitor", "runtime", "models", *Config.__struct_fields__, *Model.__struct_fields__, *Gate.__struct_fields__)
+RECORDS = (Config, Web, Model, Gate)
+KEYS = ("monitor", "runtime", *(field for record in RECORDS for field in record.__struct_fields__))
 STRAYS = st.recursive(
     st.text(max_size=8)
     | st.sampled_from(["60s", "a.onnx", "127.0.0.1:1", "qnn"])
@@ -53,7 +55,9 @@ def _named(tree: dict[str, Any]) -> dict[str, Any]:
 VALID = st.fixed_dictionaries(
     {"models": st.lists(MODELS, min_size=1, max_size=3)},
     optional={
-        "monitor": st.fixed_dictionaries({}, optional={"state": LABELS, "interval": st.just("1m30s")}),
+        "monitor": st.fixed_dictionaries(
+            {}, optional={"state": LABELS, "interval": st.just("1m30s"), "max_duty": st.floats(0.001, 1)}
+        ),
         "runtime": st.fixed_dictionaries({}, optional={"options": st.dictionaries(LABELS, LABELS, max_size=3)}),
     },
 ).map(_named)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from monitor import wire
+from monitor.access import Web
 from monitor.config import Config, Gate, Model, load
 from monitor.document import SIZE_LIMIT
 from monitor.errors import UsageError
@@ -82,6 +83,7 @@ def test_the_contracts_example_loads_to_exactly_these_values() -> None:
         state=Path("/var/lib/npumon"),
         interval=60.0,
         audit_interval=21600.0,
+        max_duty=0.02,
         provider="qnn",
         models=(model,),
     )
@@ -97,6 +99,7 @@ def test_a_name_and_a_path_are_enough() -> None:
         state=Path("/var/lib/npumon"),
         interval=60.0,
         audit_interval=21600.0,
+        max_duty=0.02,
         provider="qnn",
         models=(Model(name="detector", path=file.parent / "detector.onnx", gate=Gate(0.95, 0.15, None)),),
     )
@@ -269,5 +272,5 @@ def test_the_manuals_examples_load(tmp_path: Path) -> None:
 def test_the_manual_describes_every_key() -> None:
     """Each key that the loader knows has a row in the manual, and each row a key that the loader knows."""
     rows = set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE))
-    settings_ = {"listen", "state", "interval", "audit_interval", "provider", "options"}
-    assert rows == settings_ | {*Model.__struct_fields__, *Gate.__struct_fields__} - {"gate"}
+    settings_ = {"listen", "state", "interval", "audit_interval", "max_duty", "provider", "options"}
+    assert rows == settings_ | {*Web.__struct_fields__, *Model.__struct_fields__, *Gate.__struct_fields__} - {"gate"}

@@ -8,33 +8,16 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from monitor.errors import UsageError
-from monitor.outputs import log, page, web
-from monitor.outputs.metrics import Exposition
+from monitor.outputs import connections, log
 from monitor.outputs.web import WebServer
-from tests.outputs.specimens import BOARD, FALLBACK, NOW, WORST_STANDING, worst_case
-
-
-class Service:
-    """What a daemon hands to the server, with a health that tests can change."""
-
-    def __init__(self) -> None:
-        self.health = (True, "ok")
-        self.page: Callable[[], str] = lambda: page.render({"swift_f0": FALLBACK}, BOARD, NOW, ["swift_f0"])
-        self.exposition = Exposition(["swift_f0"], BOARD, "0.1.0", NOW)
-        self.exposition.record(FALLBACK)
-        self.web = WebServer(
-            ("127.0.0.1", 0),
-            file="npumon.toml",
-            page=lambda: self.page(),
-            metrics=self.exposition.text,
-            health=lambda: self.health,
-        )
+from tests.outputs.serving import OPEN, Service, all_of, ask, dial
+from tests.outputs.specimens import WORST_STANDING, worst_case
 
 
 @pytest.fixture
@@ -46,33 +29,6 @@ def service() -> Iterator[Service]:
         yield made
     finally:
         made.web.stop()
-
-
-def ask(service: Service, path: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
-    """One request on a connection of its own: the response and its body."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.web.port, timeout=10)
-    try:
-        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        response = connection.getresponse()
-        return response, response.read()
-    finally:
-        connection.close()
-
-
-def dial(service: Service) -> socket.socket:
-    """A bare connection."""
-    return socket.create_connection(("127.0.0.1", service.web.port), timeout=10)
-
-
-def all_of(client: socket.socket) -> bytes:
-    """What the server says until it closes, which a reset does too."""
-    said = b""
-    try:
-        while chunk := client.recv(65536):
-            said += chunk
-    except ConnectionResetError:
-        pass
-    return said
 
 
 def test_page(service: Service) -> None:
@@ -181,7 +137,7 @@ def test_silent_clients_do_not_block_a_scrape(service: Service) -> None:
 
 def test_more_connections_than_allowed_close_the_oldest(service: Service) -> None:
     """However many idle clients there are, a new one is served; the oldest lose their connection."""
-    clients = [dial(service) for _ in range(web.CONNECTIONS + 20)]
+    clients = [dial(service) for _ in range(connections.CONNECTIONS + 20)]
     assert ask(service, "/metrics")[0].status == 200
     assert clients[0].recv(1) == b""
     clients[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -192,7 +148,7 @@ def test_more_connections_than_allowed_close_the_oldest(service: Service) -> Non
 
 def test_a_client_that_does_not_read_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A response that its client does not take is given up after a while; meanwhile others are served."""
-    monkeypatch.setattr(web, "RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "RESPONSE_SECONDS", 0.5)
     service.page = lambda: "x" * 20_000_000
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -206,16 +162,36 @@ def test_a_client_that_does_not_read_is_dropped(service: Service, monkeypatch: p
 
 
 def test_a_slow_request_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that arrives a byte at a time is given up after a while."""
-    monkeypatch.setattr(web, "IDLE_SECONDS", 0.4)
+    """A stranger's request that arrives a byte at a time is given up after seconds, a scraper's after minutes."""
+    monkeypatch.setattr(connections, "STRANGER_SECONDS", 0.4)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 1.5)
     service = Service()
     service.web.start()
     try:
-        with dial(service) as client:
-            client.sendall(b"GET / HTTP/1.1\r\n")
-            assert client.recv(1) == b""
+        start = time.monotonic()
+        with dial(service) as stranger, dial(service) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert scraper.recv(100).startswith(b"HTTP/1.1 200")
+            stranger.sendall(b"GET / HTTP/1.1\r\n")
+            assert stranger.recv(1) == b""
+            assert 0.3 < time.monotonic() - start < 1.2
+            all_of(scraper)
+            assert time.monotonic() - start > 1.3
     finally:
         service.web.stop()
+
+
+def test_strangers_do_not_cost_a_scraper_its_connection(service: Service) -> None:
+    """Whoever was let in to a page keeps the connection, however many strangers come after."""
+    with dial(service) as scraper:
+        scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert scraper.recv(100_000).startswith(b"HTTP/1.1 200")
+        strangers = [dial(service) for _ in range(connections.CONNECTIONS + 20)]
+        assert strangers[0].recv(1) == b""
+        scraper.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert all_of(scraper).endswith(b"\r\n\r\nok\n")
+        for stranger in strangers:
+            stranger.close()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +205,9 @@ def test_a_slow_request_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
         b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 10_000 + b"\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 2_000 + b"\r\n",
         b"GET /" + b"a" * 200_000,
         b"a" * 200_000,
     ],
@@ -261,6 +239,7 @@ def test_port_in_use(service: Service) -> None:
     second = WebServer(
         ("127.0.0.1", service.web.port),
         file="/etc/npumon.toml",
+        access=OPEN,
         page=str,
         metrics=service.exposition.text,
         health=lambda: (True, "ok"),
@@ -284,7 +263,12 @@ def test_port_in_use(service: Service) -> None:
 def test_an_address_of_another_machine(service: Service, host: str, shown: str) -> None:
     """An address that this machine does not have is one line too."""
     elsewhere = WebServer(
-        (host, 0), file="n.toml", page=str, metrics=service.exposition.text, health=lambda: (True, "ok")
+        (host, 0),
+        file="n.toml",
+        access=OPEN,
+        page=str,
+        metrics=service.exposition.text,
+        health=lambda: (True, "ok"),
     )
     with pytest.raises(UsageError) as caught:
         elsewhere.start()

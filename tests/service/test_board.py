@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from monitor.records import BoardReading, Clock, Zone
 from monitor.service import board
-from monitor.service.readings import read_state
+from monitor.service.readings import distress, read_state
 
 BOARDS = Path(__file__).with_name("boards")
 NAMES = sorted(path.parent.name for path in BOARDS.glob("*/tree.txt"))
@@ -275,3 +275,51 @@ def test_no_content_of_any_file_raises(contents: list[bytes], tmp_path_factory: 
     for clock in (*reading.cpu_clocks.values(), *reading.device_clocks.values()):
         assert all(value is None or 0 < value < 1e30 for value in (clock.current, clock.allowed, clock.highest))
     assert all(0 <= seconds < 1e12 for seconds in reading.stalled.values())
+
+
+PRESSURE = "some avg10={} avg60=3.00 avg300=1.00 total=12345\nfull avg10={} avg60=2.00 avg300=1.00 total=2345"
+
+
+@pytest.mark.parametrize(
+    ("some", "full", "found"),
+    [
+        ("99.00", "9.99", None),
+        ("12.00", "10.00", ("memory", "for 10 % of the last 10 s all tasks waited for memory")),
+        ("100.00", "100.00", ("memory", "for 100 % of the last 10 s all tasks waited for memory")),
+    ],
+)
+def test_thrashing_is_distress(tmp_path: Path, some: str, full: str, found: object) -> None:
+    """All tasks waiting for memory is, some of them waiting is not."""
+    put(tmp_path / "proc/pressure/memory", PRESSURE.format(some, full))
+    assert distress(tmp_path) == found
+
+
+def test_a_busy_board_is_not_in_distress(tmp_path: Path) -> None:
+    """However long some task waits for a CPU or the disk, that is a board that is made use of."""
+    for resource in ("cpu", "io"):
+        put(tmp_path / f"proc/pressure/{resource}", PRESSURE.format("99.00", "98.00"))
+    put(tmp_path / "proc/pressure/memory", PRESSURE.format("0.00", "0.00"))
+    assert distress(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("milli", "found"),
+    [(100_000, None), (104_900, None), (105_100, ("heat", "the NPU has 105 degrees C, its limit is 100"))],
+)
+def test_only_heat_beyond_what_a_governor_allows_is_distress(tmp_path: Path, milli: int, found: object) -> None:
+    """A zone at its limit is held there; one that is 5 K beyond is out of hand."""
+    zone(tmp_path, 0, "nspss0-thermal", milli, passive0=100_000)
+    assert distress(tmp_path) == found
+
+
+def test_heat_without_a_limit_is_no_distress(tmp_path: Path) -> None:
+    """Where the kernel names no limit nobody can say what is too hot."""
+    zone(tmp_path, 0, "nspss0-thermal", 120_000)
+    assert distress(tmp_path) is None
+
+
+def test_a_board_that_does_not_tell_is_not_in_distress(tmp_path: Path) -> None:
+    """Without pressure stall information and thermal zones, or with nonsense in their place, nothing happens."""
+    assert distress(tmp_path) is None
+    put(tmp_path / "proc/pressure/memory", "full avg10=many avg60=0.00")
+    assert distress(tmp_path) is None

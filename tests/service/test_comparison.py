@@ -15,9 +15,9 @@ from monitor.errors import MeasureError
 from monitor.outputs import text
 from monitor.probe import demo_model
 from monitor.records import Agreement, CheckResult, Comparison
-from monitor.service.check import AUDIT_RUNS
 from monitor.service.comparison import memory_bound
 from monitor.service.handle import ProbeHandle
+from monitor.service.life import AUDIT_RUNS
 from tests import models
 from tests.probing import TIMEOUT, audited, spec
 

@@ -17,8 +17,15 @@ ONE = Model("one", Path("one.onnx"), session={"session.intra_op.allow_spinning":
 
 def config(*models: Model, **settings: Any) -> Config:
     """A configuration of ``models``."""
-    given = {"listen": ("127.0.0.1", 1), "interval": 60.0, "audit_interval": 3600.0, "provider": "qnn", **settings}
-    return Config(file=Path("npumon.toml"), digest="", state=Path("state"), models=models, **given)
+    given = {
+        "listen": ("127.0.0.1", 1),
+        "interval": 60.0,
+        "audit_interval": 3600.0,
+        "max_duty": 0.02,
+        "provider": "qnn",
+        **settings,
+    }
+    return Config(file=Path("npumon.toml"), digest=None, state=Path("state"), models=models, **given)
 
 
 @given(
@@ -98,3 +105,9 @@ def test_a_file_that_goes_away_is_a_change(tmp_path: Path) -> None:
     assert [watch.changed(), watch.changed()] == [False, True]
     watch.tried()
     assert not watch.changed()
+
+
+def test_a_configuration_of_no_file_never_changes(tmp_path: Path) -> None:
+    """The demo's has no file that anybody could edit."""
+    watch = Watch(config(ONE))
+    assert [watch.changed(), watch.changed()] == [False, False]

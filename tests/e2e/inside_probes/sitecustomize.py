@@ -26,3 +26,20 @@ if "monitor.probe" in sys.orig_argv:
         leave(code)
 
     os._exit = note_and_leave  # type: ignore[assignment]
+
+    if patience := os.environ.get("NPUMON_TEST_PATIENCE"):
+        from monitor.probe import lifeline
+
+        lifeline.LAST_WORD = lifeline.LOCKED = float(patience)
+
+    if faults := os.environ.get("NPUMON_TEST_FAULTS"):
+        # a folder beside this one, on the path in the tests' checkout only
+        from tests.faults import inside_probe
+
+        inside_probe.install(Path(faults))
+
+if os.environ.get("NPUMON_TEST_SUBREAPER") and "monitor" in sys.orig_argv:
+    # Orphans fall to a container's first process; this makes the daemon such a one (PR_SET_CHILD_SUBREAPER, prctl(2)).
+    import ctypes
+
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)

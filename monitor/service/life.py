@@ -1,0 +1,194 @@
+"""The probe of one model: made, kept between checks, renewed when it must be, and put to rest.
+
+A probe is renewed when it has died, when the model's file or the runtime's packages changed, and when the audit is due.
+With a new session come a study of the model, if there is none yet, an audit, and a comparison of outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from monitor.analysis.placement import placement as conclude
+from monitor.config import Model
+from monitor.errors import MeasureError
+from monitor.outputs.state import StateWriteError
+from monitor.records import Agreement, Placement, Profile, SessionFacts, Study
+from monitor.service import studies
+from monitor.service.comparison import compare
+from monitor.service.duty import Account
+from monitor.service.handle import ProbeClosed, ProbeHandle
+from monitor.service.identity import identity_of, key_of, spec_of
+from monitor.service.studies import Studies
+from monitor.wire import Audit, MakeStudy, Open, Spec
+
+STUDY_RUNS: Final = 8  # samples that show which way the control flow goes
+AUDIT_RUNS: Final = 3
+AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
+CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
+# A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
+_STUDY_ONLY: Final = frozenset({"study_failed", "run_failed", "probe_crashed", "probe_timeout", "probe_protocol"})
+
+Observe = Callable[[SessionFacts, Study | None, Profile | None], None]
+
+
+class Life(NamedTuple):
+    """One probe with what was learned when it was made, until it is renewed."""
+
+    handle: ProbeHandle
+    facts: SessionFacts
+    placement: Placement
+    made: float
+    identity: tuple[object, ...]
+    agreement: Agreement | None = None
+
+
+class Keeper:
+    """Keeps one model's probe, and starts the others that it takes. Not thread-safe but for :meth:`close`.
+
+    ``audit_interval`` is in seconds; ``account`` is charged for audits; ``progress`` is told what is being done;
+    ``observe`` is handed what each audit saw.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        provider: str,
+        audit_interval: float,
+        studies: Studies,
+        account: Account | None,
+        progress: Callable[[str], None],
+        observe: Observe | None,
+    ) -> None:
+        self.audit_interval = audit_interval
+        self._model = model
+        self._provider = provider
+        self._studies = studies
+        self._account = account
+        self._progress = progress
+        self._observe = observe
+        self._life: Life | None = None
+        self._compared: tuple[float, tuple[object, ...], Agreement] | None = None
+        self._handles: list[ProbeHandle] = []
+        self._closed = False
+
+    def alive(self, ask: Callable[[ProbeHandle], None]) -> Life:
+        """The current probe, or a new one where that is due. ``ask`` makes a request, which tells how one died.
+
+        Raises :class:`MeasureError`, and ``ProbeClosed`` if closed meanwhile.
+        """
+        life, identity = self._life, identity_of(self._model.path, self._provider)
+        if life is not None:
+            due = time.monotonic() - life.made >= self.audit_interval
+            if life.handle.alive and not due and life.identity == identity:
+                return life
+            if not life.handle.alive:  # died between checks: a request that fails says how
+                ask(life.handle)
+            self.end()
+        self._life = self._make(identity)
+        return self._life
+
+    def _make(self, identity: tuple[object, ...]) -> Life:
+        model = self._model
+        spec = spec_of(model, self._provider)
+        study, notes = self.study(spec)
+        if study is not None:
+            spec = replace(spec, assumed=study.assumed)
+        handle = self.start()
+        self._progress("creating the session")
+        facts = handle.request(Open(spec, random.getrandbits(32)), CREATION_FACTOR * model.timeout)
+        self._progress("profiling")
+        with tempfile.TemporaryDirectory(dir=handle.scratch, ignore_cleanup_errors=True) as outputs:
+            request = Audit(AUDIT_RUNS, AUDIT_BUDGET, outputs if model.compare_outputs else None)
+            profile = handle.request(request, AUDIT_BUDGET + CREATION_FACTOR * model.timeout)
+            if self._account is not None:
+                self._account.spend(_seconds(profile))
+            concluded = conclude(facts, study, profile, notes)
+            if self._observe is not None:
+                self._observe(facts, study, profile)
+            compared = model.compare_outputs and concluded.nodes.accelerator > 0
+            agreement = self._compare(spec, outputs, identity) if compared else None
+        return Life(handle, facts, concluded, time.monotonic(), identity, agreement)
+
+    def _compare(self, spec: Spec, outputs: str, identity: tuple[object, ...]) -> Agreement:
+        """The audit's outputs against the CPU's. A probe that lives for one check does not bring it on at each."""
+        if not self._model.resident and self._compared is not None:
+            made, of, agreement = self._compared
+            if of == identity and time.monotonic() - made < self.audit_interval:
+                return agreement
+        self._progress("comparing outputs with the CPU's")
+        handle = self.start()
+        try:
+            timeout = CREATION_FACTOR * self._model.timeout
+            agreement = compare(handle, spec, outputs, self._model.gate.output_error, timeout)
+        finally:
+            self._close(handle)
+        self._compared = (time.monotonic(), identity, agreement)
+        return agreement
+
+    def study(self, spec: Spec) -> tuple[Study | None, tuple[str, ...]]:
+        """The model's study, and notes on it: from a file beside it, from the cache, or from a process of its own.
+
+        Without one FLOPs are not known. Raises :class:`MeasureError` for what would stop a session as well.
+        """
+        key = key_of(spec)
+        study, note = studies.read(spec)
+        notes = (note,) if note else ()
+        study = study or self._studies.study(key)
+        if study is not None:
+            return study, notes
+        self._progress("studying the model on the CPU")
+        handle = self.start()
+        try:
+            study = handle.request(MakeStudy(spec, STUDY_RUNS), CREATION_FACTOR * self._model.timeout)
+        except MeasureError as error:
+            if error.failure.reason not in _STUDY_ONLY:
+                raise
+            return None, (*notes, f"FLOPs are not known: {error.failure.detail}")
+        finally:
+            self._close(handle)
+        with contextlib.suppress(StateWriteError):  # then it is made again; the check's own write tells of the disk
+            self._studies.put_study(key, study)
+        return study, notes
+
+    def start(self) -> ProbeHandle:
+        """A process of its own, which :meth:`end` closes at the latest."""
+        handle = ProbeHandle(memory=self._model.memory)
+        self._handles.append(handle)
+        if self._closed:  # looked at last: :meth:`close` may have come before the handle was in its list
+            self._close(handle)
+            raise ProbeClosed
+        return handle
+
+    def _close(self, handle: ProbeHandle) -> None:
+        handle.close()
+        with contextlib.suppress(ValueError):
+            self._handles.remove(handle)
+
+    def end(self) -> None:
+        """End the probe, until it is needed again."""
+        self._life = None
+        for handle in list(self._handles):
+            self._close(handle)
+
+    def died(self) -> bool:
+        """Whether the probe is gone although nobody ended it. From any thread."""
+        life = self._life
+        return life is not None and not life.handle.alive
+
+    def close(self, grace: float) -> None:
+        """End the probes for good; a running inference may finish within ``grace`` seconds. From any thread."""
+        self._closed = True
+        for handle in list(self._handles):
+            handle.close(grace)
+
+
+def _seconds(profile: Profile) -> float:
+    """How long the profiled inferences took, by their nodes."""
+    return sum(span.seconds for run in profile.runs for span in run if not span.nested)
