@@ -126,6 +126,7 @@ put_in_place() {
     rm -f "$home/npumon.service"
     [ ! -e "$unit" ] || cp "$unit" "$home/npumon.service"
     place "$here/npumon.service" "$unit"
+    sync # or a power cut could leave a command without contents
     point "$new"
     systemctl daemon-reload
     if systemctl is-active --quiet npumon && ! systemctl restart npumon 2>/dev/null && [ -d "$old" ]; then
