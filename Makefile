@@ -27,7 +27,7 @@ SOURCES := monitor tests tools benchmarks grafana
 
 .PHONY: help
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS= for npumon demo)
@@ -46,9 +46,17 @@ test-systemd: .venv-dev/.done ## install, run and break npumon under a real syst
 	@command -v systemd-nspawn dbus-daemon >/dev/null || apt-get install -y -qq --no-install-recommends systemd-container dbus
 	CI=true $(DEV) -m pytest -m systemd tests/systemd $(ARGS)
 
+.PHONY: test-aarch64
+test-aarch64: .venv-dev/.done models ## the board's own binaries: npumon on its aarch64 wheels, emulated (ARGS= for pytest)
+	CI=true $(DEV) -m pytest tests/aarch64 $(ARGS)
+
 .PHONY: test-torch
 test-torch: .venv-torch/.done ## compare FLOPs with torch's own counter (ARGS= for pytest)
 	.venv-torch/bin/python -m pytest tests/counters/test_torch.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: .venv-fuzz/.done ## fuzz the readers of files and pipes, some ten minutes (ARGS="sample -runs=1000000")
+	.venv-fuzz/bin/python -m tests.fuzz $(ARGS)
 
 .PHONY: lint
 lint: .venv-dev/.done ## style, types and import contracts
@@ -70,6 +78,10 @@ bench: .venv/.done models ## every benchmark, each against its budget
 .PHONY: neighbour
 neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile with and without (ARGS=--rounds 40)
 	$(RUN) benchmarks/neighbour.py $(ARGS)
+
+.PHONY: endurance
+endurance: .venv/.done ## whether npumon is after 50,000 checks what it was before them, some 15 minutes (ARGS=--checks 2000)
+	$(RUN) benchmarks/endurance.py $(ARGS)
 
 .PHONY: dashboards
 dashboards: .venv-dev/.done ## write grafana/dashboards anew from grafana/*.py
@@ -136,10 +148,11 @@ pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for new
 	$(call pin,demo,--extra demo --constraint requirements/run.txt)
 	$(call pin,dev,--extra demo --extra test --group dev --constraint requirements/run.txt)
 	$(call pin,supply,--group supply)
+	$(call pin,fuzz,--group fuzz --constraint requirements/run.txt)
 
 .PHONY: clean
 clean: ## remove the environments and everything that was built (not the cached models)
-	rm -rf .venv .venv-dev .venv-supply .venv-torch build dist *.egg-info .*_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-fuzz .venv-supply .venv-torch build dist *.egg-info .*_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.done: requirements/demo.txt pyproject.toml
@@ -150,6 +163,9 @@ clean: ## remove the environments and everything that was built (not the cached 
 
 .venv-supply/.done: requirements/supply.txt pyproject.toml
 	$(call environment,.venv-supply,requirements/supply.txt)
+
+.venv-fuzz/.done: requirements/fuzz.txt pyproject.toml
+	$(call environment,.venv-fuzz,requirements/fuzz.txt)
 
 # Which of torch's many builds fits is up to the machine and its index, so that no hash is given; a CPU build will do.
 .venv-torch/.done: requirements/dev.txt pyproject.toml

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from monitor import __version__, arguments, recall
+from monitor import __version__, arguments, gate, recall, soak
 from monitor.console import CONFIG_OPTION, JSON_OPTION, chosen, colour, fail, guard, load, print_json
 from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_WORSE
 
@@ -210,7 +210,7 @@ def demo(listen: str, interval: str) -> None:
         _serve(config, announce)
 
 
-for _command in (recall.events, recall.explain, recall.baseline):
+for _command in (recall.events, recall.explain, recall.baseline, gate.gate, soak.soak):
     npumon.add_command(_command)
 
 

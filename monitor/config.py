@@ -27,12 +27,16 @@ LONGEST = 365 * 86_400.0  # seconds; far beyond it a scheduler's dates overflow
 
 
 class Gate(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model must meet to be healthy. ``median`` is in seconds; ``None``: not gated."""
+    """What a model must meet to be healthy. ``median`` is in seconds; ``None``: not gated.
+
+    ``production`` is how many times as long, or as short, as the replays the application's own calls may take.
+    """
 
     npu_flops: float = 0.95
     cv: float = 0.15
     median: float | None = None
     output_error: float = 0.1
+    production: float = 2.0
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
@@ -290,6 +294,7 @@ _GATE = {
     "cv": Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.15"),
     "median": Key(_duration, '"12ms"'),
     "output_error": Key(_number(lambda ratio: 0 < ratio < 2**1023, "a finite number above 0"), "0.1"),
+    "production": Key(_number(lambda ratio: 1 < ratio < 2**1023, "a finite number above 1"), "2.0"),
 }
 _MODEL = {
     "name": Key(_name, '"detector"'),

@@ -15,21 +15,25 @@ _COMPILE = """
 import sys
 import onnxruntime as ort, onnxruntime_qnn as qnn
 
-source, target, soc, level = sys.argv[1:]
+source, target, soc, level, embed = sys.argv[1:]
 ort.register_execution_provider_library("QNNExecutionProvider", qnn.get_library_path())
 devices = [device for device in ort.get_ep_devices() if device.ep_name == "QNNExecutionProvider"]
 options = ort.SessionOptions()
 options.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), "soc_model": soc})
 chosen = getattr(ort.GraphOptimizationLevel, level)
-compiler = ort.ModelCompiler(options, source, embed_compiled_data_into_model=True, graph_optimization_level=chosen)
+inside = embed == "True"
+compiler = ort.ModelCompiler(options, source, embed_compiled_data_into_model=inside, graph_optimization_level=chosen)
 compiler.compile_to_file(target)
 """
 
 
-def compiled(source: Path, soc: str = "60", level: str = "ORT_DISABLE_ALL") -> Path:
-    """``source`` as an EPContext model beside it; the level is the compiler's own default."""
+def compiled(source: Path, soc: str = "60", level: str = "ORT_DISABLE_ALL", embed: bool = True) -> Path:
+    """``source`` as an EPContext model beside it; the level is the compiler's own default.
+
+    Without ``embed`` the binary lies beside the model in a file of its own.
+    """
     target = source.with_name(f"{source.stem}_{soc}_{level}.onnx")
-    command = [sys.executable, "-c", _COMPILE, str(source), str(target), soc, level]
+    command = [sys.executable, "-c", _COMPILE, str(source), str(target), soc, level, str(embed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return target

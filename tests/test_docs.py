@@ -19,6 +19,7 @@ from monitor import config
 from monitor.cli import npumon
 from monitor.outputs import events
 from monitor.records import Cause, FailureReason
+from monitor.records.gate import CRITERIA, Bounds, Criterion, NewOp, Why
 from tools import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,3 +149,12 @@ def test_links_between_pages_lead_somewhere(file: Path) -> None:
         there = file.parent / target if target else file
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_the_gates_document_is_described() -> None:
+    """docs/gate.md has every criterion, every reason not to be measured, and every key of the document."""
+    text = page("gate.md")
+    assert first_cells(section(text, "The criteria")) == set(CRITERIA)
+    assert set(get_args(Why)) <= set(re.findall(r"`(\w+)`", section(text, "`--json`")))
+    keys = {key for record in (Bounds, Criterion, NewOp) for key in record.__struct_fields__} - {"cohorts", "ops"}
+    assert keys <= set(re.findall(r"`(\w+)`", section(text, "`--json`")))

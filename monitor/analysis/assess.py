@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from monitor.analysis import baselines, incidents, level, slow
+from monitor.analysis import baselines, incidents, level, production, slow
 from monitor.analysis.circumstances import circumstances
 from monitor.analysis.incidents import Teller
 from monitor.analysis.verdict import milliseconds
@@ -23,11 +23,14 @@ from monitor.config import Gate
 from monitor.records import (
     BaselineRequest,
     Board,
+    Calls,
     CheckResult,
     Digest,
     Event,
+    Incident,
     Latency,
     ModelState,
+    Production,
     Rates,
     Shifted,
     Standing,
@@ -63,18 +66,19 @@ def assess(
 
     ``requests`` are what people asked of the model's baselines since the check before.
     """
-    teller = Teller(result, board, state.relapses)
+    teller = Teller(result, board, state.relapses, state.stamp)
     for request in requests:
         state = _served(state, request, gate, result.timestamp, teller)
     state = replace(state, failure=incidents.failure(state.failure, result, teller))
     if result.error is not None:
-        return Assessment(replace(state, relapses=teller.relapses), result, tuple(teller.events))
+        return Assessment(replace(state, relapses=teller.relapses, stamp=teller.stamp), result, tuple(teller.events))
     state = _identified(state, result, board, teller)
     state = replace(state, fallback=incidents.fallback(state.fallback, result, teller))
     if result.latency is not None and result.verdict in ("healthy", "degraded"):
         state = _timed(state, result, result.latency, gate, teller)
+        state, result = _beside(state, result, result.latency, gate, teller)
         result = _judged(state, result, gate)
-    return Assessment(replace(state, relapses=teller.relapses), result, tuple(teller.events))
+    return Assessment(replace(state, relapses=teller.relapses, stamp=teller.stamp), result, tuple(teller.events))
 
 
 def undecided(state: ModelState, latency: Latency, gate: Gate) -> bool:
@@ -95,6 +99,7 @@ def standing(state: ModelState, result: CheckResult, gate: Gate) -> Standing:
         "unstable": state.unstable,
         "shifted": state.shifted,
         "outputs": outputs,
+        "production": state.differs,
         "failure": state.failure,
     }
     return Standing(
@@ -127,6 +132,8 @@ def _identified(state: ModelState, result: CheckResult, board: Board, teller: Te
     if identity is None:
         return state
     after = baselines.enter(state, identity, result)
+    if before is None or before.identity != identity:
+        after = replace(after, calls=Calls(), ratios=())
     if before is not None and before.identity != identity and not baselines.completes(before, identity):
         now = baselines.compare(state, after.baselines[0], result)
         if before.identity.model_sha256 != identity.model_sha256:
@@ -270,6 +277,41 @@ def _shifted(
     return replace(open_, gated=False)
 
 
+def _beside(
+    state: ModelState, result: CheckResult, latency: Latency, gate: Gate, teller: Teller
+) -> tuple[ModelState, CheckResult]:
+    """The state and the check with the application's own calls held against the replays."""
+    if result.calls is None:
+        return state, result
+    calls = production.together(state.calls, result.calls)
+    found = production.compare(calls, latency, result.samples.shapes if result.samples else ())
+    if found is None:
+        return replace(state, calls=calls), result
+    result = replace(result, production=found)
+    state = replace(state, calls=Calls())
+    if found.covered_ratio is not None and found.covered_ratio < production.COVERED:
+        return state, result
+    teller.production = found
+    ratios, open_ = (*state.ratios, found.ratio)[-production.AGREED :], state.differs
+    if open_ is None and production.differs(ratios, gate.production):
+        open_ = Incident(teller.id("production"), result.timestamp, (), "production_differs")
+        teller.tell("latency_shifted", open_.id, _apart(found, gate), "production_differs")
+    elif open_ is not None and teller.ends("production", production.agrees(ratios, gate.production)):
+        teller.tell("latency_recovered", open_.id, "the application's calls take what the replays take", open_.cause)
+        open_ = None
+    return replace(state, ratios=ratios, differs=open_), result
+
+
+def _apart(found: Production, gate: Gate) -> str:
+    """How the application's calls differ from the replays, in words."""
+    times, side = (found.ratio, "long") if found.ratio >= 1 else (1 / found.ratio, "short")
+    replays = milliseconds(found.median_seconds / found.ratio)
+    return (
+        f"the application's own calls take {milliseconds(found.median_seconds)}, {times:.2g} times as {side} as the "
+        f"replays ({replays}), the gate is {gate.production:g}; its session is not the one that npumon makes"
+    )
+
+
 def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
     """The verdict on the whole: what the audit shows comes first, then the median, then the spread."""
     if result.verdict != "healthy":
@@ -287,6 +329,12 @@ def _judged(state: ModelState, result: CheckResult, gate: Gate) -> CheckResult:
         what = many if unstable.band else f"the latency scatters beyond its gate of {_percent(gate.cv)}"
         reason = _explained(f"{what}, since {_clock(unstable.since)}", result)
         return replace(result, verdict="degraded", cause="slow_accelerator", reason=reason, breach="cv")
+    if state.differs is not None:
+        apart = (
+            _apart(result.production, gate) if result.production else "the application's own calls take another time"
+        )
+        reason = f"{apart}, since {_clock(state.differs.since)}"
+        return replace(result, verdict="degraded", cause="production_differs", reason=reason, breach="production")
     if shifted is not None:
         was = f"the median rose from {milliseconds(shifted.reference_seconds)} to {milliseconds(shifted.level_seconds)}"
         return replace(result, reason=f"{result.reason}; {was} at {_clock(shifted.since)}, within its gate")

@@ -21,6 +21,7 @@ from monitor.records import (
     Incident,
     Level,
     OpShare,
+    Production,
     Relapse,
 )
 
@@ -50,23 +51,36 @@ _LEVELS: dict[EventName, Level] = {
 class Teller:
     """Writes the events of one check, all from the same evidence, and keeps what comes and goes from flooding the log.
 
-    ``baseline`` is the median that counts as normal, ``relapses`` are those of the model's state.
+    ``baseline`` is the median that counts as normal, ``production`` what the application sees. ``relapses`` are those of
+    the model's state, and ``stamp`` is that of the last id.
     """
 
-    def __init__(self, result: CheckResult, board: Board, relapses: Mapping[str, Relapse]) -> None:
+    def __init__(self, result: CheckResult, board: Board, relapses: Mapping[str, Relapse], stamp: int = 0) -> None:
         self.events: list[Event] = []
         self.baseline: float | None = None
+        self.production: Production | None = None
         faded = {kind: replace(one, often=one.often * (1 - 1 / FORGIVEN)) for kind, one in relapses.items()}
         self.relapses = {kind: one for kind, one in faded.items() if round(one.often) or one.quiet}
+        self._last = stamp
         self._result = result
         self._board = board
 
-    def id(self, kind: str) -> str:
-        """Names an incident: unique per model, kind and millisecond, and the same after a restart.
+    @property
+    def stamp(self) -> int:
+        """To be remembered of this check: what the ids that it gave end in, if it gave any."""
+        return self._stamp if self.events else self._last
 
-        Milliseconds, since a board without a clock begins each life in the same second of 1970.
+    @property
+    def _stamp(self) -> int:
+        return max(int(self._result.timestamp * 1000), self._last + 1)
+
+    def id(self, kind: str) -> str:
+        """Names an incident for good, by model, kind and the millisecond.
+
+        Where the clock stands still or goes back, as on a board that begins each life in 1970, that is made a later one
+        than the last: no two incidents have the same name.
         """
-        return f"{self._result.model}-{kind}-{int(self._result.timestamp * 1000):x}"
+        return f"{self._result.model}-{kind}-{self._stamp:x}"
 
     def ends(self, kind: str, over: bool) -> bool:
         """Whether the open incident of this kind ends with this check, in which it is ``over`` or not.
@@ -108,6 +122,7 @@ class Teller:
             runtime=result.runtime,
             board=self._board,
             readings=result.after,
+            production=self.production,
             error=result.error,
         )
         self.events.append(event)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from monitor.analysis.agreement import disagreement, output_limit
 from monitor.config import Gate
-from monitor.records import Agreement, Cause, DeepProfile, Failure, Placement, SessionFacts, Verdict
+from monitor.records import RUN_FAILURES, Agreement, Cause, DeepProfile, Failure, Placement, SessionFacts, Verdict
 
 
 class Judgement(NamedTuple):
@@ -56,7 +56,7 @@ def deep_words(profile: DeepProfile | None) -> str:
 
 def failed(failure: Failure) -> Judgement:
     """What a check that measured nothing amounts to."""
-    cause = failure.cause or ("runtime_error" if failure.reason == "run_failed" else None)
+    cause = failure.cause or ("runtime_error" if failure.reason in RUN_FAILURES else None)
     return Judgement("unknown", cause, failure.detail)
 
 

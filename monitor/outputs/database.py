@@ -1,15 +1,18 @@
 """The SQLite file of the state: its schema by version, and the ways to open it.
 
-The daemon owns the file: only it makes, migrates or sets aside a database. Commands open what is there, or say in one
-line why they cannot.
+The daemon owns the file: only it makes, migrates or sets aside a database, and takes what can be read of it along.
+Commands open what is there, or say in one line why they cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,7 +22,7 @@ FILE: Final = "npumon.db"
 ASIDE: Final = 2
 """Databases that were set aside are kept this many times."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 _FIRST: Final = """
 CREATE TABLE results (model TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (model TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -32,6 +35,7 @@ CREATE TABLE studies (key TEXT PRIMARY KEY, used INTEGER NOT NULL, record BLOB N
 _MIGRATIONS: Final[Mapping[int, str]] = {
     0: _FIRST,
     1: "CREATE TABLE requests (seq INTEGER PRIMARY KEY, record BLOB NOT NULL)",
+    2: "CREATE TABLE untold (seq INTEGER PRIMARY KEY)",
 }
 
 # A damaged header can also say that the file is read-only; it is not, since it was opened for writing before.
@@ -41,8 +45,14 @@ _FOREIGN: Final = "unsupported file format"  # a damaged header, which SQLite re
 SqliteError: Final = (sqlite3.Error, UnicodeError)
 
 _NO_SIDE_FILES: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
+
+_WORTH: Final = ("models", "results", "events", "requests", "untold")
+"""Tables that are taken along from a damaged file: what no check measures again."""
+_MOST: Final = 1000
+"""Rows of each, from either end: damage may lead round in circles."""
 
 
 class Unusable(Exception):
@@ -70,10 +80,72 @@ def connect(path: Path) -> sqlite3.Connection:
                 raise Unusable("corrupt", "the database has an unknown schema")
     except BaseException as error:
         connection.close()
-        if _code(error) in _DAMAGED or isinstance(error, UnicodeError) or _FOREIGN in str(error):
+        if damaged(error):
             raise Unusable("corrupt", f"the database is damaged ({line(error)})") from error
         raise
     return connection
+
+
+def damaged(error: BaseException) -> bool:
+    """Whether SQLite met damage in the file, rather than a disk that does not take what is written."""
+    return _code(error) in _DAMAGED or isinstance(error, UnicodeError) or _FOREIGN in str(error)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether ``error`` is that of a disk which is full, read-only or failing: no mistake of whoever configured it."""
+    return _code(error) in _NO_SIDE_FILES or (isinstance(error, OSError) and error.errno in _NO_ROOM)
+
+
+def in_memory(path: Path) -> sqlite3.Connection | None:
+    """A copy of a sound database that cannot be written where it is; ``None`` if there is none that can be read.
+
+    Also what is only in its log is in it, since a check that forgot that would later be written over it.
+    """
+    try:
+        with _copied(path) as copy, contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source:
+            if _version(source) == 0:
+                return None
+        with _copied(path) as copy, contextlib.closing(connect(copy)) as source:
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            source.backup(connection)
+    except (OSError, Unusable, *SqliteError):
+        return None
+    _read_damaged_names(connection)
+    return connection
+
+
+def rescue(aside: Path, into: sqlite3.Connection) -> dict[str, int]:
+    """Take along what can be read of a file that was set aside; how many rows of each table.
+
+    A row that SQLite gives need not be a record: who reads it drops what does not decode.
+    """
+    with (
+        contextlib.suppress(OSError, *SqliteError),
+        _copied(aside) as copy,
+        contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source,
+    ):
+        for table in _WORTH:
+            for order in ("ASC", "DESC"):  # around what is damaged in between
+                _take(source, into, table, f"SELECT * FROM {table} ORDER BY 1 {order} LIMIT {_MOST}")
+    return {table: into.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _WORTH}
+
+
+def _take(source: sqlite3.Connection, into: sqlite3.Connection, table: str, query: str) -> None:
+    with contextlib.suppress(*SqliteError):
+        for row in source.execute(query):
+            with contextlib.suppress(*SqliteError):
+                into.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+
+
+@contextlib.contextmanager
+def _copied(path: Path) -> Iterator[Path]:
+    """A copy of a database and its log that may be written and is removed at the end. Raises :class:`OSError`."""
+    with tempfile.TemporaryDirectory(prefix="npumon-state-") as folder:
+        copy = Path(folder, FILE)
+        shutil.copyfile(path, copy)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(path.with_name(f"{path.name}-wal"), copy.with_name(f"{FILE}-wal"))
+        yield copy
 
 
 def set_aside(path: Path, why: str) -> Path:

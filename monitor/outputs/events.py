@@ -23,7 +23,7 @@ TEXT_LIMIT: Final = 500
 _KEYS = (
     *("timestamp", "level", "event", "id", "model", "model_sha256", "cause", "reason"),
     *("npu_flops_ratio", "median_seconds", "cv_ratio", "slow_ratio", "separation_ratio", "baseline_seconds"),
-    *("ops", "samples", "runtime", "board", "readings", "error"),
+    *("ops", "samples", "runtime", "board", "readings", "production", "error"),
 )
 
 

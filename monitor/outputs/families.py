@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import get_args, get_type_hints
 
 from prometheus_client.core import (
@@ -20,8 +21,10 @@ from prometheus_client.core import (
     Metric,
 )
 
+from monitor.bins import EDGES, LADDER
 from monitor.outputs.wording import measured
 from monitor.records import (
+    LATENCY_CAUSES,
     VERDICTS,
     Cause,
     CheckResult,
@@ -32,23 +35,16 @@ from monitor.records import (
     Standing,
 )
 
-BUCKETS = (
-    *(0.0001, 0.0002, 0.0005),
-    *(0.001, 0.002, 0.003, 0.005, 0.007),  # finer where an NPU's models are: 8 ms and 24 ms must differ
-    *(0.01, 0.02, 0.03, 0.05),
-    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
-)
-"""Upper bounds of the latency histogram in seconds, without +Inf. Fixed: a ladder that moves cannot be aggregated."""
-
-OP_TYPES = 16
+OP_TYPES = 8
 """Op types that get a series of their own; the cheaper ones are summed up as ``other``."""
 
-CAUSES: tuple[Cause, ...] = get_args(Cause)
+CAUSES = tuple(cause for cause in get_args(Cause) if cause not in LATENCY_CAUSES)
+"""Of fallbacks."""
 FAILURES: tuple[FailureReason, ...] = get_args(FailureReason)
 POSTPONED: tuple[Postponed, ...] = get_args(Postponed)
 REJECTIONS: tuple[str, ...] = get_args(get_type_hints(RejectedSample)["reason"])
 
-_LES = (*(str(bound) for bound in BUCKETS), "+Inf")
+_LES = (*(str(bound) for bound in LADDER), "+Inf")
 
 
 def _placed(read: Callable[[Placement], float | None]) -> Callable[[CheckResult], float | None]:
@@ -119,6 +115,16 @@ _MEASURED: tuple[tuple[str, str, Callable[[CheckResult], float | None]], ...] = 
         _placed(lambda placement: placement.nodes.cpu),
     ),
     (
+        "production_ratio",
+        "Median of the application's own calls, by that of the replays.",
+        lambda result: result.production.ratio if result.production else None,
+    ),
+    (
+        "samples_covered_ratio",
+        "Share of the application's calls whose input shapes are among the replayed samples'.",
+        lambda result: result.production.covered_ratio if result.production else None,
+    ),
+    (
         "partitions",
         "Partitions of the model that run on the accelerator.",
         _placed(lambda placement: placement.partitions),
@@ -130,6 +136,11 @@ _ABOUT_THE_CHECK: tuple[tuple[str, str, Callable[[CheckResult], float | None]], 
         "samples",
         "Usable sample files; 0 while inputs are synthesized.",
         lambda result: result.samples.accepted if result.samples else None,
+    ),
+    (
+        "samples_timestamp_seconds",
+        "When the sample files were made: the median of their times of change.",
+        lambda result: result.samples.made if result.samples else None,
     ),
     (
         "last_check_timestamp_seconds",
@@ -165,6 +176,9 @@ class Tally:
         self.text: dict[str, str] | None = None
         self.buckets = [0] * len(_LES)
         self.latency_sum = 0.0
+        self.counted = False
+        self.calls = [0] * len(_LES)
+        self.calls_sum = 0.0
         self.checks = 0
         self.failures: Counter[str] = Counter()
         self.postponed: Counter[str] = Counter()
@@ -179,8 +193,13 @@ class Tally:
             self.failures[result.error.reason] += 1
         for latency in result.latency.replays_seconds if result.latency else ():
             if math.isfinite(latency):
-                self.buckets[bisect_left(BUCKETS, latency)] += 1
+                self.buckets[bisect_left(LADDER, latency)] += 1
                 self.latency_sum += latency
+        if result.calls is not None:
+            self.counted = True
+            self.calls_sum += result.calls.seconds
+            for number, count in result.calls.bins.items():
+                self.calls[bisect_left(LADDER, EDGES[number]) if number < len(EDGES) else -1] += count
         if result.samples:
             # Every check repeats what its session rejected: a file counts when it becomes unusable, not each time.
             rejected: set[tuple[str, str]] = {(sample.file, sample.reason) for sample in result.samples.rejected}
@@ -199,6 +218,7 @@ def families(models: Models) -> Iterator[Metric]:
 
 def _counters(models: Models) -> Iterator[Metric]:
     yield _histogram(models)
+    yield _production_histogram(models)
     checks = CounterMetricFamily("npumon_checks", "Checks, failed ones included.", labels=["model"])
     for name, model in models:
         checks.add_metric([name], model.checks)
@@ -216,12 +236,22 @@ def _counters(models: Models) -> Iterator[Metric]:
 def _histogram(models: Models) -> Metric:
     family = HistogramMetricFamily("npumon_latency_seconds", "Latency of every replay.", labels=["model"])
     for name, model in models:
-        total, buckets = 0, []
-        for le, count in zip(_LES, model.buckets, strict=True):
-            total += count
-            buckets.append((le, total))
-        family.add_metric([name], buckets, model.latency_sum)
+        family.add_metric([name], _cumulative(model.buckets), model.latency_sum)
     return family
+
+
+def _production_histogram(models: Models) -> Metric:
+    """The application's own calls; no series for a model of which nobody counts any."""
+    documentation = "Latency of the application's own calls, as it counted them."
+    family = HistogramMetricFamily("npumon_production_latency_seconds", documentation, labels=["model"])
+    for name, model in models:
+        if model.counted:
+            family.add_metric([name], _cumulative(model.calls), model.calls_sum)
+    return family
+
+
+def _cumulative(counts: Iterable[int]) -> list[tuple[str, int]]:
+    return list(zip(_LES, accumulate(counts), strict=True))
 
 
 def _labelled(

@@ -4,8 +4,12 @@ An incident that was told must not be told again after a restart, and none may b
 model's state and its events are one transaction, on the disk before :meth:`State.save_check` returns (WAL,
 ``synchronous=FULL``). What could not be written, as on a full disk, stays owed and goes with the next one that can.
 
-The file is never trusted: a damaged one is set aside and a new one started, a row that does not decode is dropped, and
-either is said in :attr:`State.notes`. Records are msgpack.
+The file is never trusted: a damaged one is set aside and a new one started with what can be read of it, a row that
+does not decode is dropped, and either is said in :attr:`State.notes`. Records are msgpack.
+
+Between an event on the disk and its line in the log there is a moment in which the power may go. So what is saved is
+marked as untold until :meth:`State.mark_told`, and the next life tells it: in the log an event may then stand twice, in
+the same words, but none is missing.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from monitor.errors import EXIT_UNMEASURED, NpumonError, UsageError
 from monitor.outputs import database
@@ -45,13 +50,14 @@ class StateWriteError(NpumonError):
 class _Owed(Struct, frozen=True):
     """The last check of a model that is not on the disk yet, and since the last one that is, all events and requests.
 
-    ``served`` numbers the requests.
+    ``served`` numbers the requests; the last ``untold`` of the events are not in the log yet.
     """
 
     result: CheckResult
     state: ModelState
     events: tuple[Event, ...]
     served: tuple[int, ...]
+    untold: int
 
 
 def study_key(model_sha256: str, dims: Mapping[str, int], samples: str, *others: str) -> str:
@@ -62,38 +68,44 @@ def study_key(model_sha256: str, dims: Mapping[str, int], samples: str, *others:
 class State(Stored):
     """The database as its daemon has it open."""
 
-    def __init__(self, connection: sqlite3.Connection, notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        notes: Iterable[str] = (),
+        path: Path | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        """``path`` is the file of a daemon, which opens it anew where it must; a command has none."""
         super().__init__(connection, notes)
+        self._path = path
+        self._in_memory = in_memory
+        self._sound = not in_memory
         self._owed: dict[str, _Owed] = {}
+        self._untold = False
 
     @classmethod
     def open(cls, directory: Path, config: Path) -> State:
         """The state in ``directory``, which is made (0700) if need be, as is the file (0600).
 
-        Raises :class:`UsageError`, naming the configuration file ``config``, if it cannot be written.
+        What is there can be read but not written on a disk that is full, read-only or failing: then it is used, what
+        is new stays owed, and a note says so. Raises :class:`UsageError`, naming the configuration file ``config``, if
+        nothing was recorded there or it cannot be written for another reason.
         """
         path = directory / FILE
-        notes: list[str] = []
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives its side files the mode of the main one.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-            try:
-                connection = database.connect(path)
-            except Unusable as error:
-                aside = database.set_aside(path, error.args[0])
-                notes.append(f"{path}: {error.args[1]}; it is kept as {aside.name} and a new one is started")
-                connection = database.connect(path)
+            return cls(*_opened(path), path)
         except (OSError, sqlite3.Error) as error:
             why = (isinstance(error, OSError) and error.strerror) or line(error)
             if isinstance(error, FileExistsError):
                 why = os.strerror(errno.ENOTDIR)
+            if database.may_pass(error) and (remembered := database.in_memory(path)) is not None:
+                note = f"{path} cannot be written: {why}; what it holds is used, and what is new waits until it can be"
+                return cls(remembered, [note], path, in_memory=True)
             raise UsageError(
                 f"{config}: monitor.state: cannot write {directory}: {why}; "
                 "free it for this user or name another directory"
             ) from error
-        return cls(connection, notes)
 
     @classmethod
     def attach(cls, directory: Path, config: Path) -> State:
@@ -123,20 +135,69 @@ class State(Stored):
         """
         with self._lock:
             earlier = self._owed.get(result.model)
-            told = (*(earlier.events if earlier else ()), *events)
+            fresh = tuple(events)
+            listed = (*(earlier.events if earlier else ()), *fresh)
             done = (*(earlier.served if earlier else ()), *served)
-            self._owed[result.model] = _Owed(result, state, told[-EVENTS:], done)
+            untold = len(fresh) + (earlier.untold if earlier else 0)
+            self._owed[result.model] = _Owed(result, state, listed[-EVENTS:], done, min(untold, EVENTS))
             self._settle()
 
+    def untold(self) -> list[Event]:
+        """What an earlier life saved and may not have told, oldest first."""
+        rows = self._rows("SELECT seq, record FROM events WHERE seq IN untold ORDER BY seq")
+        self._untold = bool(rows)
+        return [event for _, event in self._decoded("events", "seq", rows, Event)]
+
+    def mark_told(self) -> None:
+        """Note that all events saved so far are in the log. Where that fails, the next call does it."""
+        with self._lock:
+            self._owed = {model: replace(owed, untold=0) for model, owed in self._owed.items()}
+            if self._untold:
+                with contextlib.suppress(StateWriteError):
+                    with self._transaction() as connection:
+                        connection.execute("DELETE FROM untold")
+                    self._untold = False
+
     def _settle(self) -> None:
+        """Write what is owed; a file that turns out to be damaged is replaced. Raises :class:`StateWriteError`."""
         if not self._owed:
             return
+        if not self._sound:
+            self._reopen()
+        try:
+            self._write()
+        except StateWriteError as error:
+            if self._path is None or error.__cause__ is None or not database.damaged(error.__cause__):
+                raise
+            self._sound = False
+            self._reopen()
+            self._write()
+
+    def _reopen(self) -> None:
+        """Open the file anew, or another one in its place. Raises :class:`StateWriteError`."""
+        assert self._path is not None
+        if not self._in_memory:
+            # Before the next one is made: with its last connection SQLite removes the log by name, whosever it is.
+            self._connection.close()
+        try:
+            connection, notes = _opened(self._path)
+        except (OSError, sqlite3.Error) as error:
+            why = (isinstance(error, OSError) and error.strerror) or line(error)
+            raise StateWriteError(f"the state cannot be written: {why}") from error
+        self._connection.close()
+        self._connection, self._sound, self._in_memory = connection, True, False
+        for note in notes:
+            self._note(note)
+
+    def _write(self) -> None:
         with self._transaction() as connection:
             for model, owed in self._owed.items():
                 connection.execute("REPLACE INTO results VALUES (?, ?)", (model, _pack(owed.result)))
                 connection.execute("REPLACE INTO models VALUES (?, ?)", (model, _pack(owed.state)))
-                rows = [(_pack(event),) for event in owed.events]
-                connection.executemany("INSERT INTO events (record) VALUES (?)", rows)
+                for number, event in enumerate(owed.events, owed.untold - len(owed.events)):
+                    added = connection.execute("INSERT INTO events (record) VALUES (?)", (_pack(event),))
+                    if number >= 0:
+                        connection.execute("INSERT OR IGNORE INTO untold VALUES (?)", (added.lastrowid,))
                 connection.executemany("DELETE FROM requests WHERE seq = ?", [(number,) for number in owed.served])
                 if owed.result.latency is not None:
                     row = (model, _pack(owed.result.latency))
@@ -147,6 +208,7 @@ class State(Stored):
                     (model, REPLAYS),
                 )
             connection.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?", (EVENTS,))
+        self._untold = self._untold or any(owed.untold for owed in self._owed.values())
         self._owed.clear()
 
     def forget(self, model: str) -> None:
@@ -220,9 +282,27 @@ class State(Stored):
                 raise
 
     def _undecodable(self, table: str, column: str, key: str | int, why: str) -> None:
-        self.notes.append(f"the state's {table} row {key!r} is not readable ({why}) and is dropped")
+        self._note(f"the state's {table} row {key!r} is not readable ({why}) and is dropped")
         with contextlib.suppress(StateWriteError), self._transaction() as connection:
             connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, list[str]]:
+    """The database, made if need be, and what there is to say of it. Raises ``OSError`` and ``sqlite3.Error``."""
+    # SQLite gives its side files the mode of the main one.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
+    try:
+        return database.connect(path), []
+    except Unusable as error:
+        kind, why = error.args
+    aside = database.set_aside(path, kind)
+    connection, note = database.connect(path), f"{path}: {why}; it is kept as {aside.name} and a new one is started"
+    if kind != "corrupt":
+        return connection, [note]
+    found = database.rescue(aside, connection)
+    kept = ", ".join(f"{number} {table}" for table, number in found.items() if number)
+    return connection, [f"{note} with {kept} out of it" if kept else note]
 
 
 _pack = msgspec.msgpack.encode

@@ -20,6 +20,7 @@ from monitor.outputs.database import SqliteError, line
 from monitor.records import Baseline, BaselineRequest, CheckResult, Event, Latency, ModelState
 
 EVENTS: Final = 1000
+NOTES: Final = 100
 REPLAYS: Final = 100
 """Checks whose raw replays are kept, of each model."""
 
@@ -30,7 +31,7 @@ _Undecodable: Final = (msgspec.MsgspecError, TypeError, UnicodeDecodeError, Recu
 class Stored:
     """An open database. Any thread may use it; calls wait for each other.
 
-    ``notes`` collects sentences about what was found damaged.
+    ``notes`` collects sentences about what was found damaged, each once and at most 100.
     """
 
     def __init__(self, connection: sqlite3.Connection, notes: Iterable[str] = ()) -> None:
@@ -92,18 +93,22 @@ class Stored:
                     if kind is ModelState:  # holds what people accepted and no check measures again
                         record, lost = salvaged(blob, kind)
                         good.append((key, record))
-                        self.notes.append(f"the state's {table} row {key!r} is readable but for {', '.join(lost)}")
+                        self._note(f"the state's {table} row {key!r} is readable but for {', '.join(lost)}")
                         continue
                 self._undecodable(table, column, key, line(error))
         return good
 
+    def _note(self, note: str) -> None:
+        if note not in self.notes and len(self.notes) < NOTES:
+            self.notes.append(note)
+
     def _unreadable(self, error: BaseException) -> None:
         """SQLite could not read rows."""
-        self.notes.append(f"the state cannot be read: {line(error)}")
+        self._note(f"the state cannot be read: {line(error)}")
 
     def _undecodable(self, table: str, column: str, key: str | int, why: str) -> None:
         """A row is no record of its kind."""
-        self.notes.append(f"the state's {table} row {key!r} is not readable ({why}) and is left out")
+        self._note(f"the state's {table} row {key!r} is not readable ({why}) and is left out")
 
 
 def salvaged(blob: bytes | msgspec.Raw, kind: type[_Record]) -> tuple[_Record, list[str]]:

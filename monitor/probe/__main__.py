@@ -107,10 +107,9 @@ class Probe:
         assert self._priority is not None  # made with the session
         runs, start = 0, time.monotonic()
         most = min(request.runs, len(self._corpus))
-        for index in range(most):
+        for index, feeds in self._corpus.first(most):
             if runs and (self._abandoned.is_set() or time.monotonic() - start > request.budget):
                 break
-            feeds = self._corpus.load(index)
             with self._priority.own():
                 outputs = run_once(self._session, feeds)
             runs += 1

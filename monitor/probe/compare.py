@@ -24,10 +24,11 @@ from monitor.errors import MeasureError
 from monitor.probe import model as models
 from monitor.probe import outputs as audited
 from monitor.probe.model import Model
+from monitor.probe.npz import Feeds
 from monitor.probe.outputs import Array, Kept
 from monitor.probe.provider import one_line
 from monitor.probe.replay import run_once
-from monitor.probe.samples import Corpus, Feeds
+from monitor.probe.samples import Corpus
 from monitor.probe.session import CPU, session_options, signature
 from monitor.records import Comparison, Failure, OutputAgreement
 from monitor.wire import Compare, Spec
@@ -36,6 +37,9 @@ _MEND: Final = "compare_outputs = false switches the comparison off"
 # Settings of the application's session that contradict one on the CPU, or would write the application's files anew.
 _NOT_FOR_THE_CPU: Final = ("session.disable_cpu_ep_fallback", "optimized_model_filepath", "ep.")
 _SHAPING: Final = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice"})
+
+MOST_TRIED: Final = 16
+"""Samples that are read in search of one that an audit has seen."""
 
 FINEST: Final = 2.0**-14
 """The smallest normal number of fp16 (IEEE 754 binary16), in which the accelerators compute at best."""
@@ -113,12 +117,12 @@ def _compare(request: Compare) -> Comparison:
     names = [output.name for output in session.get_outputs()]
     files = Path(request.spec.samples) if request.spec.samples is not None else None
     corpus = Corpus(files, signature(session), request.spec.assumed)
-    count, seen, skipped = 0, dict[str, list[_Seen]](), dict[str, str]()
+    count, gone, seen, skipped = 0, 0, dict[str, list[_Seen]](), dict[str, str]()
     for index, run, arrays in audited.kept(Path(request.folder)):
-        feeds = corpus.load(index) if index < len(corpus) else {}
-        if audited.digest(feeds) != run.inputs:
-            detail = "the inputs are not those of the audit: the samples changed meanwhile, or the source takes others"
-            raise MeasureError(Failure("input_unusable", detail, "the next audit compares again"))
+        feeds = _find(corpus, index, run.inputs)
+        if feeds is None:
+            gone += 1
+            continue
         reference = _Reference(session, names, feeds)
         for kept in run.outputs:
             found = _see(kept, arrays.get(kept.name), reference, zeros, request.tolerance)
@@ -126,6 +130,9 @@ def _compare(request: Compare) -> Comparison:
                 skipped[kept.name] = found
             seen.setdefault(kept.name, []).extend([] if isinstance(found, str) else [found])
         count += 1
+    if gone and not count:
+        detail = "the inputs are not those of the audit: the samples changed meanwhile, or the source takes others"
+        raise MeasureError(Failure("input_unusable", detail, "the next audit compares again"))
     if not count:
         detail = "the audit left no outputs: is the folder for temporary files full?"
         raise MeasureError(Failure("run_failed", detail, "free space there, or point TMPDIR elsewhere"))
@@ -134,6 +141,23 @@ def _compare(request: Compare) -> Comparison:
         for name, samples in seen.items()
     )
     return Comparison(count, tuple(outputs))
+
+
+def _find(corpus: Corpus, number: int, digest: str) -> Feeds | None:
+    """The sample that an audit knew by ``number``; ``None`` if it has gone since.
+
+    Where files came and went, others have moved into its place: it is not far from there.
+    """
+    for candidate in sorted(corpus.numbers(), key=lambda other: abs(other - number))[:MOST_TRIED]:
+        try:
+            feeds = corpus.load(candidate)
+        except MeasureError as error:
+            if _of_memory(error):
+                raise
+            continue
+        if audited.digest(feeds) == digest:
+            return feeds
+    return None
 
 
 class _Reference:

@@ -69,17 +69,17 @@ def _run(
 ) -> list[float]:
     """Wall seconds of all inferences, the first included; each begins at a mark."""
     start, before = time.monotonic(), source.size()
-    seconds = [_timed(session, corpus, 0, source)]
+    seconds = [_timed(session, corpus, source)]
     grown = source.size() - before
     while len(seconds) <= request.runs and not abandoned.is_set():
         if time.monotonic() - start > request.budget or source.size() + grown >= limit:
             break
-        seconds.append(_timed(session, corpus, len(seconds), source))
+        seconds.append(_timed(session, corpus, source))
     return seconds
 
 
-def _timed(session: Any, corpus: Corpus, index: int, source: DeepSource) -> float:
-    feeds = corpus.load(index % len(corpus))
+def _timed(session: Any, corpus: Corpus, source: DeepSource) -> float:
+    ((_, feeds),) = corpus.deal(1)
     source.mark()
     start = time.perf_counter()
     run_once(session, feeds)

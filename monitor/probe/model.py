@@ -21,6 +21,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from monitor.errors import MeasureError
+from monitor.probe import deployed
 from monitor.records import Failure, Node
 
 _TOKEN = re.compile(r"_token_\d+$")  # the layout transformer's suffix: a name that ends so would be mistaken for one
@@ -73,8 +74,8 @@ class Model:
                 with path.open("rb") as file:
                     maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             except (OSError, ValueError) as error:
-                detail = f"{path}: the model's external data cannot be read: {getattr(error, 'strerror', '') or error}"
-                raise MeasureError(Failure("model_missing", detail, "deploy it beside the model")) from error
+                why = getattr(error, "strerror", "") or str(error)
+                raise MeasureError(deployed.unreadable(path, why)) from error
         return tuple(maps)
 
     def nodes(self) -> tuple[Node, ...]:
@@ -107,33 +108,28 @@ def load(path: Path) -> Model:
 
     Raises :class:`MeasureError` with ``model_missing`` or ``model_invalid``.
     """
+    data = deployed.read(path)
+    sha256 = hashlib.sha256(data).hexdigest()
     try:
-        sha256 = file_sha256(path)
-    except OSError as error:
-        raise MeasureError(
-            Failure("model_missing", f"{path}: {error.strerror or error}", "deploy the model or correct models.path")
-        ) from error
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf raises its own, undocumented kinds
         raise MeasureError(_invalid(path, "it does not parse as ONNX (truncated?)")) from error
+    del data
     if not proto.graph.node:
         raise MeasureError(_invalid(path, "it holds no graph (truncated, or not ONNX)"))
     repeated = _repeated(proto.graph)
     if repeated is not None:
         detail = f"{path}: two nodes of one graph are called {repeated}, and the runtime refuses that"
         raise MeasureError(Failure("model_invalid", detail, "export the model again, or rename one of them"))
+    deployed.check_external(path, _all_tensors(proto.graph))
+    for node in _all_nodes(proto.graph):
+        if node.op_type == "EPContext":
+            deployed.check_context(path, node)
     inlined = bool(proto.functions)
     if inlined:
         proto = onnx.inliner.inline_local_functions(proto)
     renamed = _Namer(proto.graph).run()
     return Model(path, sha256, proto, renamed=inlined or renamed)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of the file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def walk(graph: GraphProto, scope: str = "") -> Iterator[Node]:

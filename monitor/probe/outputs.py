@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from monitor.probe.samples import Feeds
+from monitor.probe.npz import Feeds
 
 Array = npt.NDArray[Any]
 

@@ -54,7 +54,10 @@ _UNAVAILABLE: tuple[tuple[str, str], ...] = (
     ("INVALID_CONFIG", "check soc_model and htp_arch against this board's SoC"),
     ("Unable to load backend", "correct options.backend_path; the package ships the library"),
     ("Could not find device with ID", "correct or remove options.device_id"),
-    ("CANNOT_INITIALIZE", "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted) and ADSP_LIBRARY_PATH"),
+    (
+        "CANNOT_INITIALIZE",  # also where the backend finds no libcdsprpc.so (seen under emulation)
+        "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted), FastRPC's libcdsprpc.so and ADSP_LIBRARY_PATH",
+    ),
     ("skel", "put the skel library that matches this SDK on ADSP_LIBRARY_PATH"),
     ("", "check the accelerator's device nodes, firmware and ADSP_LIBRARY_PATH"),
 )
@@ -183,7 +186,7 @@ def _fault(message: str) -> Fault | None:
 #   0,NODE,66107,CYCLES,BACKEND,SUB-EVENT,Transpose_token_22:OpId_17 (cycles),DequantizeLinear;Transpose_token_22
 #   0,NODE,3467,CYCLES,BACKEND,SUB-EVENT,Input OpId_2 (cycles),
 #   0,BACKEND,90369,US,BACKEND,ROOT,Accelerator (execute) time,
-_ROW = re.compile(rb"\d+,[A-Z_ -]*,\d+,[A-Z_]*,[A-Z_]*,[A-Z_-]*,")
+_ROW = re.compile(rb"\d+,[A-Z_ -]*,\d{1,18},[A-Z_]*,[A-Z_]*,[A-Z_-]*,")  # a reading is of 64 bits
 _OP = re.compile(r"(?:(?P<name>.*):|(?P<edge>Input|Output) )OpId_\d+ \(cycles\),(?P<sources>.*)", re.DOTALL)
 _CYCLES = "Accelerator (execute) time (cycles)"
 _EXECUTE = "QNN (execute) time"
@@ -262,7 +265,7 @@ class _Profile:
                 continue
             try:
                 nodes |= decoder.decode(file.read_bytes()).graph.nodes
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue  # the trace and the tensors' log lie in the same folder
         makers = {tensor: name for name, node in nodes.items() for tensor in node.output_names}
         return {

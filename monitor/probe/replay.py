@@ -16,10 +16,11 @@ from typing import Any
 import onnxruntime as ort
 
 from monitor.errors import MeasureError
+from monitor.probe.npz import Feeds
 from monitor.probe.priority import Priority
 from monitor.probe.provider import one_line
-from monitor.probe.samples import Corpus, Feeds
-from monitor.records import Failure, Replays
+from monitor.probe.samples import Corpus
+from monitor.records import Failure, FailureReason, Replays
 from monitor.wire import Replay
 
 QUIET = 3  # RunOptions.log_severity_level: errors only, whatever the session logs
@@ -35,7 +36,7 @@ def quiet_run_options() -> Any:
 
 
 def run_once(session: Any, feeds: Feeds) -> list[Any]:
-    """One untimed inference; raises :class:`MeasureError` (``run_failed``) with the runtime's message."""
+    """One untimed inference; raises :class:`MeasureError` (one of ``RUN_FAILURES``) with the runtime's message."""
     try:
         outputs: list[Any] = session.run(None, feeds, quiet_run_options())
     except Exception as error:  # EPFail, EngineError, InvalidArgument, ...: the runtime's classes share no useful base
@@ -46,11 +47,11 @@ def run_once(session: Any, feeds: Feeds) -> list[Any]:
 def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.Event, priority: Priority) -> Replays:
     """Timed inferences over a fresh draw, after timed warm-ups that are kept apart; at the probe's own ``priority``.
 
-    Stops after the running inference once ``abandoned`` is set. Raises :class:`MeasureError` (``run_failed``).
+    Stops after the running inference once ``abandoned`` is set. Raises :class:`MeasureError` (one of ``RUN_FAILURES``).
     """
-    drawn = corpus.draw(request.warmups + request.count)
-    bindings = {index: _bind(session, corpus.load(index)) for index in set(drawn)}
-    order = [bindings[index] for index in drawn]
+    dealt = corpus.deal(request.warmups + request.count)
+    bindings = {number: _bind(session, feeds) for number, feeds in dict(dealt).items()}
+    order = [bindings[number] for number, _ in dealt]
     try:
         with priority.own():
             seconds, switches = _time(session, order, request.warmups + 2, request.budget, abandoned)
@@ -60,7 +61,7 @@ def replay(session: Any, corpus: Corpus, request: Replay, abandoned: threading.E
     return Replays(
         tuple(seconds[warmups:]),
         tuple(seconds[:warmups]),
-        tuple(drawn[warmups : len(seconds)]),
+        tuple(number for number, _ in dealt[warmups : len(seconds)]),
         tuple(switches[warmups:]),
     )
 
@@ -106,6 +107,17 @@ def _switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+_MEND = "the probe is renewed; if it stays, look at the accelerator's firmware log"
+_RESET = "the probe is renewed once the accelerator had time to restart; if it stays, look at its firmware log"
+_REASONS: dict[str, tuple[FailureReason, str]] = {
+    "EPFail": ("provider_failed", _MEND),
+    "EngineError": ("engine_failed", _RESET),
+    "DeviceReset": ("device_reset", _RESET),
+}
+"""By the names of the runtime's classes, which are in no public module."""
+
+
 def _run_failed(error: Exception) -> Failure:
-    detail = f"an inference raised {type(error).__name__}: {one_line(error)}"
-    return Failure("run_failed", detail, "the probe is renewed; if it stays, look at the accelerator's firmware log")
+    name = type(error).__name__
+    reason, mend = _REASONS.get(name, ("run_failed", _MEND))
+    return Failure(reason, f"an inference raised {name}: {one_line(error)}", mend)

@@ -1,92 +1,206 @@
 """The inputs that are replayed: real ones from ``.npz`` files, or synthesized ones, which is always said.
 
-A sample file holds one array per model input. Files are checked against the signature once, by their headers alone, so
-that a folder of thousands costs no memory; arrays are loaded when drawn. Pickles are never loaded.
+A sample file holds one array per model input. Files are checked against the signature by their headers, so that a
+folder of thousands costs no memory; arrays are loaded when drawn. The folder is alive: an application may add, replace
+and remove files at any moment, also between two lines of this module, and no inference fails of that.
 """
 
 from __future__ import annotations
 
-import math
-import zipfile
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from monitor.errors import MeasureError
-from monitor.probe.provider import one_line
+from monitor.probe import npz
+from monitor.probe.npz import DTYPES, Feeds, Stamp, Unfit
 from monitor.records import Failure, RejectedSample, Samples, Shape, Tensor
 
-Feeds = dict[str, "np.ndarray[Any, Any]"]
+MOST_FILES: Final = 10_000
+MOST_LOADED: Final = 256 * 2**20
+"""Bytes of arrays after which one draw repeats what it has, instead of loading more."""
+VERIFIED: Final = 64 * 2**20
+"""Bytes that one look at the folder reads to the end; beyond these, contents are known when they are drawn."""
+SYNTHETIC: Final = 4  # distinct synthesized samples
+_MEND: Final = "correct models.samples, or remove it to replay synthesized inputs"
 
-LARGEST_SAMPLE = 256 * 2**20  # bytes, uncompressed: a zip bomb is refused by its header
-MOST_FILES = 10_000
-SYNTHETIC = 4  # distinct synthesized samples
-
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int8)": np.int8,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
-}
 # Sizes tried for a free dimension when nothing is known: typical of tokens and small images, then of audio.
 _SIZES = (64, 32, 224, 16_000, 128, 320, 512, 640, 1_024, 16, 8, 2, 1)
 _MOST_ATTEMPTS = 48
 
 
+class _File(NamedTuple):
+    """A sample file that fits."""
+
+    path: Path
+    stamp: Stamp
+
+
 class Corpus:
     """The samples of one model, dealt like cards: every one is drawn before any is drawn again.
 
-    ``assumed`` fixes free dimensions of synthesized inputs, by dimension name or ``input[axis]``.
+    A sample has a number, which no other one gets as long as the corpus lives; a file that is replaced is another
+    sample. ``assumed`` fixes free dimensions of synthesized inputs, by dimension name or ``input[axis]``.
     Raises :class:`MeasureError` (``input_unusable``) if nothing can be fed.
     """
 
     def __init__(
         self, folder: Path | None, signature: Sequence[Tensor], assumed: dict[str, int], seed: int = 0
     ) -> None:
+        self._folder = folder
         self._signature = signature
         self._assumed = assumed
         self._random = np.random.default_rng(seed)
         self._deck: list[int] = []
-        self._files: list[Path] = []
+        self._next = 0
+        self._files: dict[int, _File] = {}
+        self._rejected: dict[str, tuple[Stamp | None, RejectedSample]] = {}
         if folder is None:
-            self.facts = Samples("synthetic", 0)
             synthesize(signature, assumed, 0)
         else:
-            self._files, rejected = _sort_out(folder, signature)
-            self.facts = Samples("files", len(self._files), rejected)
+            self.look()
 
     def __len__(self) -> int:
-        return len(self._files) or SYNTHETIC
+        return SYNTHETIC if self._folder is None else len(self._files)
 
-    def draw(self, count: int) -> list[int]:
-        """Indices of the next ``count`` samples, in random order."""
-        while len(self._deck) < count:
-            self._deck = [int(i) for i in self._random.permutation(len(self))] + self._deck
-        drawn, self._deck = self._deck[-count:], self._deck[:-count]
-        return drawn[::-1]
+    @property
+    def facts(self) -> Samples:
+        """What there is, as of the last look at the folder."""
+        if self._folder is None:
+            return Samples("synthetic", 0)
+        return Samples("files", len(self._files), tuple(rejection for _, rejection in self._rejected.values()))
 
-    def load(self, index: int) -> Feeds:
-        """The arrays of one sample. Raises :class:`MeasureError` if the file has gone or changed since its check."""
+    def look(self) -> None:
+        """See what has come and gone in the folder; only what is new or changed is opened.
+
+        All files are asked for their stamps, 3 ms for a thousand: the folder's own time does not tell of a file that
+        is written to, nor of two changes within one tick of the kernel's clock. Raises :class:`MeasureError` if
+        nothing is left.
+        """
+        if self._folder is None:
+            return
+        present = _stamps(self._folder)
+        self._keep({n: file for n, file in self._files.items() if present.get(file.path.name) == file.stamp})
+        known = {file.path.name for file in self._files.values()}
+        # in the folder's order, so that the first rejection told is the same each time
+        before, self._rejected = self._rejected, {}
+        unread = VERIFIED
+        for name, stamp in present.items():
+            if name in known:
+                continue
+            if stamp is not None and name in before and before[name][0] == stamp:
+                self._rejected[name] = before[name]
+            else:
+                unread -= self._take(self._folder / name, unread)
         if not self._files:
-            return synthesize(self._signature, self._assumed, index)
-        path = self._files[index]
+            raise self._nothing()
+
+    def deal(self, count: int) -> list[tuple[int, Feeds]]:
+        """The next ``count`` samples in random order, each with its number; those dealt twice share their arrays.
+
+        One that cannot be loaded any more is left out, and another one drawn. Raises :class:`MeasureError` if none is
+        left.
+        """
+        self.look()
+        dealt: list[tuple[int, Feeds]] = []
+        loaded: dict[int, Feeds] = {}
+        size = 0
+        while len(dealt) < count:
+            if size >= MOST_LOADED:
+                dealt.append(dealt[len(dealt) - len(loaded)])
+                continue
+            number = self._draw()
+            if number not in loaded:
+                feeds = self._loaded(number)
+                if feeds is None:
+                    continue
+                loaded[number] = feeds
+                size += sum(array.nbytes for array in feeds.values())
+            dealt.append((number, loaded[number]))
+        return dealt
+
+    def first(self, count: int) -> Iterator[tuple[int, Feeds]]:
+        """Up to ``count`` distinct samples in order, loaded one by one; at least one.
+
+        Raises :class:`MeasureError` if none can be loaded.
+        """
+        given = 0
+        while not given:
+            self.look()
+            for number in self.numbers():
+                if given == count:
+                    return
+                if (feeds := self._loaded(number)) is not None:
+                    given += 1
+                    yield number, feeds
+
+    def numbers(self) -> list[int]:
+        """The numbers of all samples that are known, in order."""
+        return list(range(SYNTHETIC)) if self._folder is None else list(self._files)
+
+    def load(self, number: int) -> Feeds:
+        """The arrays of one sample. Raises :class:`MeasureError` if the file has gone or is another by now."""
+        if self._folder is None:
+            return synthesize(self._signature, self._assumed, number)
+        file = self._files[number].path
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return {t.name: np.asarray(arrays[t.name], order="C") for t in self._signature}
-        except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise what they like
+            return npz.load(file, self._signature)
+        except Unfit as error:
             mend = "remove the file; write samples to a temporary name and rename them"
-            raise MeasureError(Failure("input_unusable", f"{path}: {one_line(error)}", mend)) from error
+            raise MeasureError(Failure("input_unusable", f"{self._folder}: {error}", mend)) from error
+
+    def _loaded(self, number: int) -> Feeds | None:
+        """As :meth:`load`; what cannot be loaded is no sample from now on."""
+        try:
+            return self.load(number)
+        except MeasureError as error:
+            unfit = error.__cause__
+            if not isinstance(unfit, Unfit):
+                raise
+            file = self._files[number]
+            self._keep({n: file for n, file in self._files.items() if n != number})
+            self._rejected[file.path.name] = unfit.stamp or file.stamp, unfit.rejection
+            return None
+
+    def _draw(self) -> int:
+        if not self._deck:
+            if not len(self):
+                self.look()
+            self._deck = [int(number) for number in self._random.permutation(self.numbers())]
+        return self._deck.pop()
+
+    def _take(self, file: Path, unread: int) -> int:
+        """Check a file that is new; the bytes that were read to the end."""
+        try:
+            checked = npz.check(file, self._signature, unread)
+        except Unfit as error:
+            if not isinstance(error.__cause__, FileNotFoundError) or file.is_symlink():
+                self._rejected[file.name] = error.stamp, error.rejection
+            return 0
+        number, self._next = self._next, self._next + 1
+        self._files[number] = _File(file, checked.stamp)
+        if self._deck:  # it has its turn in the round that is under way
+            self._deck.insert(int(self._random.integers(len(self._deck) + 1)), number)
+        return checked.size if checked.size <= unread else 0
+
+    def _keep(self, files: dict[int, _File]) -> None:
+        """Forget all others."""
+        self._files = files
+        self._deck = [number for number in self._deck if number in files]
+
+    def _nothing(self) -> MeasureError:
+        bad = tuple(rejection for _, rejection in self._rejected.values())
+        if bad:
+            files = f"no .npz file of {len(bad)} fits the model"
+            why = f"{files}; {bad[0].file}: {bad[0].detail}"
+        else:
+            why = "it holds no .npz file"
+        return MeasureError(Failure("input_unusable", f"{self._folder}: {why}", _MEND), bad)
 
 
 def synthesize(signature: Sequence[Tensor], assumed: dict[str, int], seed: int) -> Feeds:
@@ -97,7 +211,7 @@ def synthesize(signature: Sequence[Tensor], assumed: dict[str, int], seed: int) 
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
     for tensor in signature:
-        dtype = _DTYPES.get(tensor.dtype)
+        dtype = DTYPES.get(tensor.dtype)
         if dtype is None:
             detail = f"input {tensor.name}: a {tensor.dtype} cannot be synthesized"
             raise MeasureError(Failure("input_unusable", detail, "give samples (models.samples)"))
@@ -142,65 +256,16 @@ def _sizes(tensor: Tensor, assumed: dict[str, int]) -> Shape:
     return tuple(d if isinstance(d, int) else assumed.get(key(tensor, axis), 1) for axis, d in enumerate(tensor.shape))
 
 
-def _sort_out(folder: Path, signature: Sequence[Tensor]) -> tuple[list[Path], tuple[RejectedSample, ...]]:
-    mend = "correct models.samples, or remove it to replay synthesized inputs"
+def _stamps(folder: Path) -> dict[str, Stamp | None]:
+    """The ``.npz`` files by name, in order; ``None`` for one that cannot be asked, as a link that leads nowhere."""
     try:
-        files = sorted(p for p in folder.iterdir() if p.suffix == ".npz")[:MOST_FILES]
+        with os.scandir(folder) as entries:
+            # not sorted as a whole: there may be millions
+            chosen = nsmallest(MOST_FILES, (entry.name for entry in entries if entry.name.endswith(".npz")))
     except OSError as error:
-        raise MeasureError(Failure("input_unusable", f"{folder}: {error.strerror}", mend)) from error
-    good: list[Path] = []
-    bad: list[RejectedSample] = []
-    for file in files:
-        rejection = _check(file, signature)
-        if rejection is None:
-            good.append(file)
-        else:
-            bad.append(rejection)
-    if not good:
-        why = f"no .npz file of {len(files)} fits the model" if files else "it holds no .npz file"
-        if bad:
-            why += f"; {bad[0].file}: {bad[0].detail}"
-        raise MeasureError(Failure("input_unusable", f"{folder}: {why}", mend), tuple(bad))
-    return good, tuple(bad)
-
-
-def _check(file: Path, signature: Sequence[Tensor]) -> RejectedSample | None:
-    """Why ``file`` does not fit, from its headers alone; ``None`` if it does."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if sum(info.file_size for info in archive.infolist()) > LARGEST_SAMPLE:
-                return RejectedSample(file.name, "too_large", f"more than {LARGEST_SAMPLE >> 20} MiB uncompressed")
-            headers = {n.removesuffix(".npy"): _header(archive, n) for n in archive.namelist() if n.endswith(".npy")}
-    except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise what they like
-        return RejectedSample(file.name, "unreadable", one_line(error))
-    wanted = {tensor.name for tensor in signature}
-    if wanted != set(headers):
-        missing, extra = sorted(wanted - set(headers)), sorted(set(headers) - wanted)
-        detail = "; ".join(
-            [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has no input called {', '.join(extra)}"] * bool(extra)
-        )
-        return RejectedSample(file.name, "name", one_line(detail))
-    for tensor in signature:
-        shape, dtype = headers[tensor.name]
-        expected = _DTYPES.get(tensor.dtype)
-        if expected is None or dtype != np.dtype(expected):
-            return RejectedSample(file.name, "dtype", f"{tensor.name} is {dtype}, the model takes {tensor.dtype}")
-        if len(shape) != len(tensor.shape) or any(
-            isinstance(want, int) and want != have for want, have in zip(tensor.shape, shape, strict=True)
-        ):
-            want = [d if d is not None else "?" for d in tensor.shape]
-            return RejectedSample(file.name, "shape", f"{tensor.name} is {list(shape)}, the model takes {want}")
-    return None
-
-
-def _header(archive: zipfile.ZipFile, name: str) -> tuple[Shape, Any]:
-    with archive.open(name) as member:
-        version = npy.read_magic(member)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(member)
-        if dtype.hasobject:
-            raise ValueError("holds pickled objects, which are never loaded")
-        promised = member.tell() + math.prod(shape) * dtype.itemsize
-    if promised != archive.getinfo(name).file_size:
-        raise ValueError(f"{name} is cut or damaged: its size is not that of its shape")
-    return tuple(int(d) for d in shape), dtype
+        raise MeasureError(Failure("input_unusable", f"{folder}: {error.strerror}", _MEND)) from error
+    stamps: dict[str, Stamp | None] = dict.fromkeys(chosen)
+    for name in chosen:
+        with suppress(OSError):
+            stamps[name] = npz.stamp_of(os.stat(folder / name))
+    return stamps

@@ -30,6 +30,7 @@ _ENUMS: dict[str, Any] = {
 }
 CPU = ["CPUExecutionProvider"]
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_CONTEXT_FILE = "ep.context_file_path"  # beside it lies what a context loaded from memory refers to
 
 
 class Created:
@@ -156,6 +157,8 @@ def session_options(spec: Spec, model: Model) -> Any:
         so.add_free_dimension_override_by_name(name, size)
     if model.renamed and model.external:
         _hand_over(so, model)
+    if model.renamed and model.contexts() and _CONTEXT_FILE not in spec.session:
+        so.add_session_config_entry(_CONTEXT_FILE, str(model.path))
     return so
 
 

@@ -143,10 +143,10 @@ def _record(spec: Spec, model: Model, corpus: Corpus, runs: int, folder: Path) -
     so.profile_file_prefix = str(folder / "study")
     session = _session(spec, model, so)
     count, start = 0, time.monotonic()
-    for index in range(min(runs, len(corpus))):
+    for _, feeds in corpus.first(runs):
         if count and time.monotonic() - start > BUDGET:
             break
-        run_once(session, corpus.load(index))
+        run_once(session, feeds)
         count += 1
     profile = Path(session.end_profiling())
     trace = Trace(profile, count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,12 @@ CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 _SUFFIX = "_kernel_time"
 _RUN = "model_run"
 _BLOCK = 64 * 2**10  # bytes; with what is decoded from them they fit into a core's cache
+_LONGEST_LINE = 2**20  # bytes; a file without line ends must not be held in memory
+# Node names are anybody's bytes, and brackets may nest without end.
+_UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# So that no sum of durations, of as many as there can be, exceeds 64 bits.
+_Start = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_Duration = Annotated[int, msgspec.Meta(ge=-(2**40), le=2**40)]
 
 
 class _Step(Struct, gc=False):
@@ -40,8 +46,8 @@ class TimedEvent(Struct, gc=False):
 
     cat: str = ""
     name: str = ""
-    ts: int = 0
-    dur: int = 0
+    ts: _Start = 0
+    dur: _Duration = 0
     args: _Step = msgspec.field(default_factory=_Step)
 
     @property
@@ -111,7 +117,7 @@ class Trace:
                 text = block.strip(b"[],\r\n\t ")
                 try:
                     yield decoder.decode(b"[%b]" % text)
-                except msgspec.MsgspecError:
+                except _UNDECODABLE:
                     yield _one_by_one(text, kind)
 
 
@@ -120,6 +126,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
     rest = b""
     while block := file.read(_BLOCK):
         lines, _, rest = (rest + block).rpartition(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            rest = b"{"  # one damaged line
         yield lines
     yield rest
 
@@ -132,7 +140,7 @@ def _one_by_one(text: bytes, kind: type[_Event]) -> list[_Event | None]:
             continue
         try:
             events.append(decoder.decode(stripped))
-        except msgspec.MsgspecError:
+        except _UNDECODABLE:
             events.append(None)
     return events
 
@@ -215,6 +223,6 @@ _SHAPES = msgspec.json.Decoder(list[dict[str, list[int]]])
 def _shapes(raw: msgspec.Raw) -> tuple[Shape | None, ...]:
     try:
         values = _SHAPES.decode(raw)
-    except msgspec.MsgspecError:
+    except _UNDECODABLE:
         return ()  # sequences and optionals are written in forms of their own
     return tuple(tuple(next(iter(v.values()))) if v else None for v in values)

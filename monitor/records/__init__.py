@@ -45,7 +45,10 @@ from monitor.records.measured import (
     Span,
     Tensor,
 )
+from monitor.records.production import Calls, Ledger, Production
 from monitor.records.vocabulary import (
+    LATENCY_CAUSES,
+    RUN_FAILURES,
     VERDICTS,
     Cause,
     Failure,
@@ -58,7 +61,9 @@ from monitor.records.vocabulary import (
 )
 
 __all__ = [
+    "LATENCY_CAUSES",
     "RUNNING",
+    "RUN_FAILURES",
     "VERDICTS",
     "Agreement",
     "Baseline",
@@ -66,6 +71,7 @@ __all__ = [
     "Board",
     "BoardReading",
     "Branch",
+    "Calls",
     "Cause",
     "Cell",
     "CheckResult",
@@ -89,6 +95,7 @@ __all__ = [
     "Incident",
     "Lane",
     "Latency",
+    "Ledger",
     "Level",
     "ModelState",
     "Node",
@@ -100,6 +107,7 @@ __all__ = [
     "Postponed",
     "Preflight",
     "Processor",
+    "Production",
     "Profile",
     "Rates",
     "RejectedSample",

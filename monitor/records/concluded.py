@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from monitor.records.board import BoardReading
 from monitor.records.measured import OutputAgreement, Runtime, Samples
+from monitor.records.production import Calls, Production
 from monitor.records.vocabulary import Cause, Failure, Verdict
 
 
@@ -139,7 +140,8 @@ class CheckResult(Struct, frozen=True):
     ``timestamp`` is when it ended, in UTC seconds since the epoch, ``duration_seconds`` its whole wall time. ``error``
     is set, and ``verdict`` is ``unknown``, if the check could not measure. ``breach`` names the latency gate that is
     exceeded. ``before`` and ``after`` are the board around the replays. ``settings`` shape the session besides the
-    provider's options. ``second_look`` says what a fresh audit found that a latency alarm called for.
+    provider's options. ``second_look`` says what a fresh audit found that a latency alarm called for. ``calls`` are
+    those that the application counted since the check before, ``production`` is how they compare, once they are enough.
     """
 
     model: str
@@ -154,7 +156,7 @@ class CheckResult(Struct, frozen=True):
     samples: Samples | None = None
     runtime: Runtime | None = None
     error: Failure | None = None
-    breach: Literal["median", "cv"] | None = None
+    breach: Literal["median", "cv", "production"] | None = None
     notes: tuple[str, ...] = ()
     deep: DeepProfile | None = None
     agreement: Agreement | None = None
@@ -162,3 +164,5 @@ class CheckResult(Struct, frozen=True):
     before: BoardReading | None = None
     after: BoardReading | None = None
     second_look: str = ""
+    calls: Calls | None = None
+    production: Production | None = None

@@ -10,6 +10,7 @@ from monitor.records.board import Board, BoardReading
 from monitor.records.concluded import OpShare
 from monitor.records.history import Baseline, Digest
 from monitor.records.measured import Runtime
+from monitor.records.production import Calls, Production
 from monitor.records.vocabulary import Cause, Failure
 
 EventName = Literal[
@@ -54,6 +55,7 @@ class Event(Struct, frozen=True):
     runtime: Runtime | None = None
     board: Board | None = None
     readings: BoardReading | None = None
+    production: Production | None = None
     error: Failure | None = None
 
 
@@ -107,8 +109,9 @@ class Relapse(Struct, frozen=True):
 class ModelState(Struct, frozen=True):
     """What is remembered of one model between checks and over restarts.
 
-    Its open incidents, its last checks (oldest first), its baselines (that of the present identity first), and which
-    kinds of incidents come and go.
+    Its open incidents, its last checks (oldest first), its baselines (that of the present identity first), which kinds
+    of incidents come and go, and the ``stamp`` of the last incident's id. Of the application: the ``calls`` that are
+    too few to be compared yet, and the ``ratios`` of the last comparisons.
     """
 
     model: str
@@ -119,9 +122,13 @@ class ModelState(Struct, frozen=True):
     digests: tuple[Digest, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     relapses: dict[str, Relapse] = {}
+    stamp: int = 0
+    differs: Incident | None = None
+    calls: Calls = Calls()
+    ratios: tuple[float, ...] = ()
 
     @property
     def incidents(self) -> tuple[Incident, ...]:
         """Those that are open."""
-        kinds = (self.fallback, self.unstable, self.shifted, self.failure)
+        kinds = (self.fallback, self.unstable, self.shifted, self.differs, self.failure)
         return tuple(incident for incident in kinds if incident is not None)

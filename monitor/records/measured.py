@@ -83,11 +83,17 @@ class RejectedSample(Struct, frozen=True):
 
 
 class Samples(Struct, frozen=True):
-    """Where the replayed inputs come from. ``accepted`` counts usable files; 0 when synthetic."""
+    """Where the replayed inputs come from. ``accepted`` counts usable files; 0 when synthetic.
+
+    ``shapes`` are the different shapes of those files' inputs (:func:`monitor.bins.shapes_of`), ``made`` is the median
+    of their times of change in UTC seconds.
+    """
 
     source: Literal["files", "synthetic"]
     accepted: int
     rejected: tuple[RejectedSample, ...] = ()
+    shapes: tuple[str, ...] = ()
+    made: float | None = None
 
 
 class SessionFacts(Struct, frozen=True):

@@ -18,8 +18,11 @@ Cause = Literal[
     "input_dependent",
     "runtime_error",
     "slow_accelerator",
+    "production_differs",
     "not_on_hardware",
 ]
+LATENCY_CAUSES = frozenset[Cause]({"slow_accelerator", "production_differs"})
+"""Causes that the latency tells of while the placement is intact."""
 Target = Literal["hexagon", "simulator", "cpu"]
 Postponed = Literal[
     "duty",  # the budget of accelerator time is spent
@@ -34,12 +37,18 @@ FailureReason = Literal[
     "provider_missing",  # the execution provider's package or library is not there
     "session_failed",  # the runtime refused to create the session
     "run_failed",  # an inference raised
+    "provider_failed",  # the execution provider failed in an inference
+    "engine_failed",  # the accelerator's engine failed; older versions of onnxruntime-qnn say so of a DSP's restart too
+    "device_reset",  # the accelerator was restarted under the session
     "study_failed",  # the FLOPs of the model could not be established
     "probe_crashed",  # the child died
     "probe_timeout",  # the child did not answer in time and was killed
     "probe_protocol",  # the child answered with nonsense
     "internal",  # a defect of npumon itself
 ]
+
+RUN_FAILURES: frozenset[FailureReason] = frozenset({"run_failed", "provider_failed", "engine_failed", "device_reset"})
+"""The runtime raised while the model ran."""
 
 
 class Failure(Struct, frozen=True):

@@ -31,9 +31,10 @@ from monitor.records import (
     Study,
 )
 from monitor.service import board as boards
+from monitor.service.application import Application
 from monitor.service.duty import Account
 from monitor.service.identity import identity_of, settings_of, spec_of
-from monitor.service.life import AUDIT_BUDGET, CREATION_FACTOR, Keeper, Life, Observe
+from monitor.service.life import AUDIT_BUDGET, CREATION_FACTOR, RECOVERY, Keeper, Life, Observe
 from monitor.service.restraint import Restraint
 from monitor.service.rounds import ROUNDS_BUDGET, Rounds, Timed
 from monitor.service.schedule import Backoff
@@ -44,6 +45,8 @@ DEEP_RUNS: Final = 3
 DEEP_BUDGET: Final = 10.0
 SECOND_LOOK_EVERY: Final = 3600.0
 """Seconds between two audits of one model that latency alarms call for: one that flaps must not load the board."""
+# The accelerator restarts then. A session that is made too early ends on the CPU, without a word.
+_RESTARTS: Final = frozenset({"engine_failed", "device_reset"})
 # Found out before a session is tried: cheap enough to look again at every interval, so that a mend is seen at once.
 _UNTRIED: Final = frozenset({"model_missing", "model_invalid", "dims_unknown", "provider_missing"})
 
@@ -74,6 +77,7 @@ class Checker:
         self._keeper = Keeper(model, provider, audit_interval, studies, account, progress, observe)
         self._rounds = Rounds(model, account)
         self.restraint = Restraint(self._rounds.wait)
+        self._application = Application(model.samples)
         self._looked = -SECOND_LOOK_EVERY
 
     @property
@@ -118,7 +122,7 @@ class Checker:
         if failure is None:
             self.backoff.succeeded()
         elif failure.reason not in _UNTRIED:
-            self.backoff.failed()
+            self.backoff.failed(RECOVERY if failure.reason in _RESTARTS else 0.0)
         return self._result(life, timed, failure, rejected, start)
 
     def look_again(self, result: CheckResult) -> CheckResult:
@@ -191,6 +195,7 @@ class Checker:
             settings=settings_of(self.model),
             before=timed.before if timed else None,
             after=timed.after if timed else None,
+            calls=self._application.look(),
         )
 
     def study(self) -> tuple[Study | None, tuple[str, ...]]:
@@ -224,6 +229,11 @@ class Checker:
     def died(self) -> bool:
         """Whether the resident probe is gone although nobody ended it. From any thread."""
         return self._keeper.died()
+
+    @property
+    def process(self) -> tuple[int, int] | None:
+        """Id and resident bytes of the resident probe; ``None`` if there is none."""
+        return self._keeper.process
 
     def close(self, grace: float = 5.0) -> None:
         """End the probes for good; a running inference may finish within ``grace`` seconds. From any thread."""

@@ -79,6 +79,7 @@ class Daemon:
         self._schedule = Schedule(self._defect)
         self._resumed = time.monotonic()
         self._remarked: set[tuple[str, ...]] = set()
+        self._noted = 0
         self._web = self._server(config, Access(config.file, config.web))
 
     def run(self) -> None:
@@ -173,6 +174,8 @@ class Daemon:
         self._exposition.record(result, standing(after, result, gate))
         for event in events:
             self._tell(event)
+        self._state.mark_told()
+        self._say_notes()
         self._write_textfile()
         self._remark(result)
         notify.status(self._summary())
@@ -237,8 +240,8 @@ class Daemon:
         self._state.close()
 
     def _say_start(self) -> None:
-        for note in self._state.notes:
-            logger.warning("state_damaged", detail=note)
+        untold = self._state.untold()
+        self._say_notes()
         logger.info(
             "started",
             version=monitor.__version__,
@@ -246,6 +249,14 @@ class Daemon:
             address=self.address,
             interval_seconds=self._config.interval,
         )
+        for event in untold:  # an earlier life ended between writing these and telling them
+            event_log.emit(event, logger)
+        self._state.mark_told()
+
+    def _say_notes(self) -> None:
+        for note in self._state.notes[self._noted :]:
+            logger.warning("state_damaged", detail=note)
+        self._noted = len(self._state.notes)
 
     def _summary(self) -> str:
         verdicts = [f"{name} {self._results[name].verdict}" for name in self._checkers if name in self._results]

@@ -19,6 +19,8 @@ SAVED: Final = 300.0
 """Seconds whose credit can be saved up: at a share of 2 %, 6 s, which pays for a closer look at a 30 ms model."""
 WINDOW: Final = 600.0
 """Seconds over which the share that was really spent is told."""
+GRAIN: Final = 1.0
+"""Seconds in which what is spent is told as one: however often models are checked, what is remembered is bounded."""
 _EPSILON: Final = 1e-9
 
 
@@ -89,7 +91,11 @@ class Duty:
         with self._lock:
             self._accrue()
             account.saved -= seconds
-            self._spent.append((self._at, seconds))
+            if self._spent and self._at - self._spent[-1][0] < GRAIN:
+                began, before = self._spent.pop()
+                self._spent.append((began, before + seconds))
+            else:
+                self._spent.append((self._at, seconds))
             self._forget(self._at)
 
     def wait(self, account: Account, cost: float) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from stat import S_ISREG
@@ -56,21 +59,32 @@ def key_of(spec: Spec) -> str:
     """
     try:
         sha256, source = sha256_of(spec.path) or "", sha256_of(spec.source) or ""
-        samples = "synthetic"
-        if spec.samples is not None:
-            files = [(p.name, p.stat()) for p in sorted(Path(spec.samples).glob("*.npz"))]
-            samples = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
     except OSError as error:
         raise MeasureError(_missing(f"{error.filename}: {error.strerror}")) from error
+    samples = "synthetic" if spec.samples is None else _digest_of(Path(spec.samples))
     level = str(spec.session.get("graph_optimization_level", ""))
     return study_key(sha256, spec.dims, samples, source, level, version_of("onnxruntime"))
 
 
+def _digest_of(folder: Path) -> str:
+    """Tells one set of sample files from another; what goes away meanwhile, or cannot be looked at, is not in it."""
+    digest = hashlib.sha256()
+    with suppress(OSError):
+        for name in sorted(entry for entry in os.listdir(os.fsencode(folder)) if entry.endswith(b".npz")):
+            with suppress(OSError):
+                facts = os.stat(os.path.join(os.fsencode(folder), name))
+                digest.update(b"%b\0%d %d\0" % (name, facts.st_size, facts.st_mtime_ns))
+    return digest.hexdigest()
+
+
 def sha256_of(path: str | None) -> str | None:
-    """Hex digest of a file; ``None`` for no file. Raises :class:`OSError`."""
+    """Hex digest of a file; ``None`` for no file. Raises :class:`OSError`, also for what is no regular file."""
     if path is None:
         return None
-    with Path(path).open("rb") as file:
+    # without blocking: opening a pipe would wait for a writer
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,12 +1,14 @@
 """The probe of one model: made, kept between checks, renewed when it must be, and put to rest.
 
-A probe is renewed when it has died, when the model's file or the runtime's packages changed, and when the audit is due.
+A probe is renewed when it has died, when the model's file or the runtime's packages changed, when the audit is due, and
+now and then as long as the accelerator does not come up.
 With a new session come a study of the model, if there is none yet, an audit, and a comparison of outputs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import tempfile
 import time
@@ -19,21 +21,24 @@ from monitor.analysis.placement import placement as conclude
 from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.outputs.state import StateWriteError
-from monitor.records import Agreement, Placement, Profile, SessionFacts, Study
+from monitor.records import RUN_FAILURES, Agreement, Failure, Placement, Profile, SessionFacts, Study
 from monitor.service import studies
 from monitor.service.comparison import compare
 from monitor.service.duty import Account
 from monitor.service.handle import ProbeClosed, ProbeHandle
-from monitor.service.identity import identity_of, key_of, spec_of
+from monitor.service.identity import identity_of, key_of, sha256_of, spec_of
+from monitor.service.schedule import Backoff
 from monitor.service.studies import Studies
 from monitor.wire import Audit, MakeStudy, Open, Spec
 
 STUDY_RUNS: Final = 8  # samples that show which way the control flow goes
 AUDIT_RUNS: Final = 3
 AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
+RECOVERY: Final = 10.0
+"""Seconds after which an accelerator that was down is first tried again: a DSP restarts in seconds to tens of them."""
 CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
 # A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
-_STUDY_ONLY: Final = frozenset({"study_failed", "run_failed", "probe_crashed", "probe_timeout", "probe_protocol"})
+_STUDY_ONLY: Final = RUN_FAILURES | {"study_failed", "probe_crashed", "probe_timeout", "probe_protocol"}
 
 Observe = Callable[[SessionFacts, Study | None, Profile | None], None]
 
@@ -47,6 +52,8 @@ class Life(NamedTuple):
     made: float
     identity: tuple[object, ...]
     agreement: Agreement | None = None
+    lasts: float = math.inf
+    """Seconds after which it is renewed, if that is before the audit is due."""
 
 
 class Keeper:
@@ -74,6 +81,7 @@ class Keeper:
         self._progress = progress
         self._observe = observe
         self._life: Life | None = None
+        self._down = Backoff(first=RECOVERY)
         self._compared: tuple[float, tuple[object, ...], Agreement] | None = None
         self._handles: list[ProbeHandle] = []
         self._closed = False
@@ -85,14 +93,38 @@ class Keeper:
         """
         life, identity = self._life, identity_of(self._model.path, self._provider)
         if life is not None:
-            due = time.monotonic() - life.made >= self.audit_interval
+            due = time.monotonic() - life.made >= min(self.audit_interval, life.lasts)
             if life.handle.alive and not due and life.identity == identity:
                 return life
             if not life.handle.alive:  # died between checks: a request that fails says how
                 ask(life.handle)
             self.end()
-        self._life = self._make(identity)
+        self._life = self._made_of_one_file(identity)
         return self._life
+
+    def _made_of_one_file(self, identity: tuple[object, ...]) -> Life:
+        """A new probe. Study, session and comparison read the model one after the other, each in its own process.
+
+        If another one was deployed meanwhile, what they found may not be joined, and what failed may not be told: all
+        is made once more.
+        """
+        for _ in range(2):
+            life, failure = None, None
+            try:
+                life = self._make(identity)
+            except MeasureError as error:
+                failure = error
+            before, identity = identity, identity_of(self._model.path, self._provider)
+            if before == identity:
+                break
+            self.end()
+        else:
+            detail = f"{self._model.path}: the model was replaced twice while it was being measured"
+            failure = MeasureError(Failure("model_invalid", detail, "let it rest for one check"))
+        if failure is not None:
+            raise failure
+        assert life is not None  # made, since nothing failed
+        return life
 
     def _make(self, identity: tuple[object, ...]) -> Life:
         model = self._model
@@ -114,7 +146,14 @@ class Keeper:
                 self._observe(facts, study, profile)
             compared = model.compare_outputs and concluded.nodes.accelerator > 0
             agreement = self._compare(spec, outputs, identity) if compared else None
-        return Life(handle, facts, concluded, time.monotonic(), identity, agreement)
+        return Life(handle, facts, concluded, time.monotonic(), identity, agreement, self._lasts(facts))
+
+    def _lasts(self, facts: SessionFacts) -> float:
+        """How long to keep the session: one whose accelerator did not come up never notices that it has come back."""
+        if any(fault.kind == "accelerator_unavailable" for fault in facts.faults):
+            return self._down.failed()
+        self._down.succeeded()
+        return math.inf
 
     def _compare(self, spec: Spec, outputs: str, identity: tuple[object, ...]) -> Agreement:
         """The audit's outputs against the CPU's. A probe that lives for one check does not bring it on at each."""
@@ -153,8 +192,10 @@ class Keeper:
             return None, (*notes, f"FLOPs are not known: {error.failure.detail}")
         finally:
             self._close(handle)
-        with contextlib.suppress(StateWriteError):  # then it is made again; the check's own write tells of the disk
-            self._studies.put_study(key, study)
+        # Then it is made again; the check's own write tells of the disk.
+        with contextlib.suppress(StateWriteError, OSError):
+            if sha256_of(spec.path) == study.model_sha256:  # else another model was deployed since the key was made
+                self._studies.put_study(key, study)
         return study, notes
 
     def start(self) -> ProbeHandle:
@@ -181,6 +222,13 @@ class Keeper:
         """Whether the probe is gone although nobody ended it. From any thread."""
         life = self._life
         return life is not None and not life.handle.alive
+
+    @property
+    def process(self) -> tuple[int, int] | None:
+        """Id and resident bytes of the probe's process; ``None`` if there is none."""
+        life = self._life
+        rss = life.handle.rss if life is not None else None
+        return (life.handle.pid, rss) if life is not None and rss is not None else None
 
     def close(self, grace: float) -> None:
         """End the probes for good; a running inference may finish within ``grace`` seconds. From any thread."""

@@ -151,9 +151,9 @@ class Backoff:
     def succeeded(self) -> None:
         self._delay = self._until = 0.0
 
-    def failed(self) -> float:
-        """Note a failure; the seconds until the next try."""
-        self._delay = min(self._delay * 2 or self._first, self._most)
+    def failed(self, least: float = 0.0) -> float:
+        """Note a failure; the seconds until the next try, ``least`` of them at least."""
+        self._delay = min(max(self._delay * 2 or self._first, least), self._most)
         self._until = self._clock() + self._delay
         return self._delay
 

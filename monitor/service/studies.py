@@ -99,7 +99,7 @@ def read(spec: Spec) -> tuple[Study | None, str | None]:
     try:
         content = _decode(data)
         mismatch = _mismatch(content, spec)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return None, _ignored(file, f"not a study of npumon ({error})")
     except OSError as error:  # the model itself: the session will say so
         return None, _ignored(file, error.strerror or str(error))

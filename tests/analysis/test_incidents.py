@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.analysis.assess import assess
 from monitor.analysis.incidents import MOST_CULPRITS, MOST_OPS, MOST_PATIENCE
 from monitor.config import Gate
-from monitor.records import CheckResult, Event, Failure, OpShare
+from monitor.records import CheckResult, Event, Failure, ModelState, OpShare
 from tests.analysis.course import START, Course
-from tests.analysis.evidence import RUNTIME, latency, op, placement, result
+from tests.analysis.evidence import BOARD, RUNTIME, latency, op, placement, result
 
 BROKEN = Failure("probe_crashed", "the probe died of SIGSEGV")
 HUNG = Failure("probe_timeout", "the probe did not answer Replay within 30 s")
@@ -215,3 +216,15 @@ def test_an_event_names_the_costliest_types_whole() -> None:
     assert {one.node for one in event.ops} >= {one.node for one in convs}
     shares = [one.flops_ratio or 0 for one in event.ops]
     assert shares == sorted(shares, reverse=True)
+
+
+@given(st.lists(st.sampled_from([7.0, 7.0004, 0.0, 1.75e9, 4e9]), min_size=2, max_size=12))
+def test_no_two_incidents_have_one_name_whatever_the_clock_does(clock: list[float]) -> None:
+    """Where it stands still, jumps and comes back to a moment, each fallback has its own id, also after a restart."""
+    state, raised = ModelState("m"), []
+    for now in clock:
+        for one in (SELU, HEALTHY):
+            found = assess(state, msgspec.structs.replace(one, timestamp=now), Gate(), BOARD)
+            state = msgspec.msgpack.decode(msgspec.msgpack.encode(found.state), type=ModelState)
+            raised += [event.id for event in found.events if event.event == "fallback_detected"]
+    assert len(raised) == len(set(raised)) == len(clock)

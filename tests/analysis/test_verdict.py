@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from monitor.analysis.verdict import deep_words, failed, judge, moved
 from monitor.config import Gate
-from monitor.records import Branch, Cause, DeepProfile, Failure, FailureReason, Fault, NodeCounts, Placement, Rejection
+from monitor.records import (
+    RUN_FAILURES,
+    Branch,
+    Cause,
+    DeepProfile,
+    Failure,
+    FailureReason,
+    Fault,
+    NodeCounts,
+    Placement,
+    Rejection,
+)
 from tests.analysis.evidence import facts, op, placement
 
 GATE = Gate(npu_flops=0.95)
@@ -107,7 +118,7 @@ def test_a_failed_check_is_unknown(reason: FailureReason) -> None:
     """What was not measured is neither good nor bad; an inference that raised has a cause."""
     judged = failed(Failure(reason, "what happened", "what to do"))
     assert (judged.verdict, judged.reason) == ("unknown", "what happened")
-    assert judged.cause == ("runtime_error" if reason == "run_failed" else None)
+    assert judged.cause == ("runtime_error" if reason in RUN_FAILURES else None)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))

@@ -117,16 +117,19 @@ class Terminal:
 
 
 class Running:
-    """A command that runs until it is told to end: ``run`` or ``demo``, with the environment variables ``more``."""
+    """A command that runs until it is told to end: ``run`` or ``demo``, with the environment variables ``more``.
 
-    def __init__(self, *arguments: str | Path, **more: str) -> None:
+    ``within`` is a command that becomes the one behind it, such as ``unshare``.
+    """
+
+    def __init__(self, *arguments: str | Path, within: Sequence[str] = (), **more: str) -> None:
         self.address = ""
         self.lines: list[Line] = []
         self.defects: list[str] = []
         self.err = ""
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
+            [*within, *COMMAND, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -240,6 +243,13 @@ class Running:
         assert not {pid for pid in left if exists(pid)}
         return code
 
+    def check_cut(self) -> None:
+        """As :meth:`check_words`, but for the last line, which SIGKILL may have cut off."""
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        assert not [defect for defect in self.defects if defect.endswith("\n")]
+        assert "Traceback" not in self.err
+
     def check_words(self) -> None:
         """Every line was JSON, every event met the schema, and stderr was silent."""
         for reader in self._readers:
@@ -249,9 +259,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(*arguments: str | Path, **more: str) -> Iterator[Running]:
+def running(*arguments: str | Path, within: Sequence[str] = (), **more: str) -> Iterator[Running]:
     """A daemon for a ``with`` block, from its ``started`` line on; it is stopped at the end if it still runs."""
-    daemon = Running(*arguments, **more)
+    daemon = Running(*arguments, within=within, **more)
     try:
         daemon.address = daemon.wait("started")["address"]
         yield daemon

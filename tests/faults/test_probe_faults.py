@@ -36,9 +36,9 @@ CASES = (
     Case("Replay", "abort", CRASHED, "the probe died of SIGABRT"),
     Case("Replay", "exit", CRASHED, "the probe ended with exit code 3"),
     Case("Replay", "killed", CRASHED, "the probe died of SIGKILL", "see the kernel's log for its out-of-memory killer"),
-    Case("Replay", "hang", TIMED_OUT, "the probe did not answer Replay within 2 s, waiting", "raise `timeout`"),
-    Case("Replay", "hang_locked", TIMED_OUT, "the probe did not answer Replay within 2 s, waiting", "raise `timeout`"),
-    Case("Replay", "chatter", TIMED_OUT, "the probe did not answer Replay within 2 s", "raise `timeout`"),
+    Case("Replay", "hang", TIMED_OUT, "the probe did not answer Replay within 5 s, waiting", "raise `timeout`"),
+    Case("Replay", "hang_locked", TIMED_OUT, "the probe did not answer Replay within 5 s, waiting", "raise `timeout`"),
+    Case("Replay", "chatter", TIMED_OUT, "the probe did not answer Replay within 5 s", "raise `timeout`"),
     Case("Replay", "garbage", NONSENSE, "the probe talks nonsense: a frame of "),
     Case("Replay", "nonsense", NONSENSE, "the probe talks nonsense: "),
     Case("Replay", "no_memory", "run_failed", "an inference raised MemoryError", "the probe is renewed"),
@@ -61,8 +61,9 @@ def marks(case: Case) -> Sequence[pytest.MarkDecorator]:
 def ward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, good: Path) -> Iterator[Faulty]:
     """One daemon with a model for each fault, since an incident that comes back is cleared later and later."""
     chosen = [case.fault for item in request.session.items if (case := case_of(item))]
-    names = [*chosen, "gigabyte", "stays", SOUND]
-    with faulty(tmp_path_factory.mktemp("ward"), {name: watched(good) for name in names}) as sick:
+    names = {name: watched(good) for name in [*chosen, "stays", SOUND]}
+    patient = watched(good, timeout="60s")  # draining a gigabyte takes a busy machine some seconds
+    with faulty(tmp_path_factory.mktemp("ward"), {**names, "gigabyte": patient}) as sick:
         yield sick
         assert sick.failures(SOUND) == {}
         assert not sick.daemon.told("check_failed", SOUND)
@@ -143,7 +144,7 @@ def test_a_fault_that_stays_is_told_once_and_tried_less_and_less_often(ward: Fau
 @pytest.mark.slow
 def test_a_hang_in_session_creation_ends_at_its_time_limit(tmp_path: Path, good: Path) -> None:
     """Creation may take ten times `timeout`; then it is told, as another reason; the next probe recovers."""
-    with faulty(tmp_path, {"stuck": watched(good), SOUND: watched(good)}) as sick:
+    with faulty(tmp_path, {"stuck": watched(good, timeout="2s"), SOUND: watched(good)}) as sick:
         before = sick.at_rest()
         sick.commit("stuck", "killed")
         sick.event("check_failed", "stuck")
@@ -157,7 +158,7 @@ def test_a_hang_in_session_creation_ends_at_its_time_limit(tmp_path: Path, good:
         assert sick.failures(SOUND) == {}
 
 
-@pytest.mark.parametrize("fault", ["hang", "hang_locked"])
+@pytest.mark.parametrize("fault", [pytest.param("hang", marks=pytest.mark.slow), "hang_locked"])
 def test_a_probe_that_hangs_does_not_outlive_a_daemon_that_was_killed(tmp_path: Path, good: Path, fault: str) -> None:
     """Where none of its threads ever runs again, the kernel's timer ends it; the next daemon removes what it left."""
     with faulty(tmp_path, {"lost": watched(good, timeout="60s")}, NPUMON_TEST_PATIENCE="4") as sick:
@@ -189,11 +190,11 @@ def test_a_daemon_that_is_told_to_stop_waits_for_a_probe_that_hangs_and_then_end
         assert 29 < time.monotonic() - start < 40
 
 
-def test_the_kernel_is_asked_to_take_probes_before_anything_else(tmp_path: Path, good: Path) -> None:
+def test_the_kernel_is_asked_to_take_probes_before_anything_else(ward: Faulty) -> None:
     """Out of memory, the kernel ends a probe before the daemon that watches it, and before the application."""
-    with faulty(tmp_path, {"small": watched(good)}) as sick:
-        (pid,) = sick.daemon.children()
-        assert score(sick.daemon.process.pid) < score(pid) == 1000
+    own = score(ward.daemon.process.pid)
+    wait_until(lambda: {score(pid) for pid in ward.daemon.children()} == {1000}, "every probe has volunteered")
+    assert own < 1000
 
 
 def score(pid: int) -> int:

@@ -306,12 +306,12 @@ def test_an_older_database_is_brought_up_in_one_go(directory: Path, monkeypatch:
     """A migration keeps what is there; one that fails half-way changes nothing."""
     with contextlib.closing(State.open(directory, CONFIG)) as state:
         state.save_check(*check())
-    monkeypatch.setattr(database, "VERSION", 3)
+    monkeypatch.setattr(database, "VERSION", 4)
     steps = dict(database._MIGRATIONS)
-    monkeypatch.setattr(database, "_MIGRATIONS", steps | {2: "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1)"})
+    monkeypatch.setattr(database, "_MIGRATIONS", steps | {3: "CREATE TABLE extra (x); INSERT INTO nowhere VALUES (1)"})
     with pytest.raises(UsageError, match="no such table: nowhere"):
         State.open(directory, CONFIG)
-    monkeypatch.setattr(database, "_MIGRATIONS", steps | {2: "CREATE TABLE extra (x)"})
+    monkeypatch.setattr(database, "_MIGRATIONS", steps | {3: "CREATE TABLE extra (x)"})
     with contextlib.closing(State.open(directory, CONFIG)) as state:
         assert ids(state) == [1]
         assert state.notes == []
@@ -724,3 +724,178 @@ def test_a_reader_leaves_a_row_that_it_cannot_decode(directory: Path, state: Sta
             (note,) = reader.notes
             assert note.startswith("the state's events row 1 is not readable (")
             assert note.endswith(") and is left out")
+
+
+# ------------------------------------------------------------------------------------------------- power cuts
+
+
+def copied(directory: Path) -> Path:
+    """The files of an open state as they are at this moment, as a power cut leaves them."""
+    copy = directory.with_name("copy")
+    copy.mkdir(exist_ok=True)
+    for name in (FILE, f"{FILE}-wal"):
+        (copy / name).write_bytes((directory / name).read_bytes())
+    return copy
+
+
+def test_what_is_saved_is_on_the_disk(directory: Path) -> None:
+    """Every commit is synced, also of the log: a check that was saved outlives a power cut, not only the process."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert state._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["cut", "zeros", "noise"]))
+def test_a_torn_log_loses_whole_checks_from_its_end_only(tmp_path: Path, seed: int, kind: str) -> None:
+    """However much of the log's end the disk has not got: the checks before are there, whole, and nothing is damaged."""
+    directory = tmp_path / "state"
+    if not directory.exists():
+        state = State.open(directory, CONFIG)
+        for number in range(1, 13):
+            state.save_check(*check(number=number))
+        copied(directory)
+        state.close()
+    log = (tmp_path / "copy" / f"{FILE}-wal").read_bytes()
+    cut = random.Random(seed).randrange(len(log))
+    lost = b"" if kind == "cut" else (bytes if kind == "zeros" else random.Random(seed).randbytes)(len(log) - cut)
+    torn = tmp_path / f"{kind}{seed}"
+    torn.mkdir(exist_ok=True)
+    (torn / FILE).write_bytes((tmp_path / "copy" / FILE).read_bytes())
+    (torn / f"{FILE}-wal").write_bytes(log[:cut] + lost)
+    with contextlib.closing(State.open(torn, CONFIG)) as state:
+        stored = ids(state)
+        assert stored == list(range(1, len(stored) + 1))
+        assert state.notes == []
+        assert state.results() == ({"m": check(number=len(stored))[0]} if stored else {})
+        assert state.model_states() == ({"m": check(number=len(stored))[1]} if stored else {})
+
+
+def test_what_was_saved_and_not_told_is_told_by_the_next_life(directory: Path) -> None:
+    """An event is untold from its saving until it is said to be told; then no later life tells it again."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check(number=1))
+        state.mark_told()
+        state.save_check(*check(number=2))
+        state.save_check(*check("other", number=3))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert [event.id for event in state.untold()] == ["2", "3"]
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert [event.id for event in state.untold()] == ["2", "3"]
+        state.mark_told()
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state.untold() == []
+        assert ids(state) == [1, 2, 3]
+
+
+def test_what_was_told_while_the_disk_was_full_is_not_told_again(directory: Path) -> None:
+    """Events that could be told but not saved are saved later, as told; those after them are not told yet."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        with full_disk(1), pytest.raises(StateWriteError):
+            state.save_check(*check(number=1))
+        state.mark_told()
+        state.save_check(*check(number=2))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert ids(state) == [1, 2]
+        assert [event.id for event in state.untold()] == ["2"]
+
+
+def test_a_note_that_a_full_disk_refuses_is_made_up_for(directory: Path) -> None:
+    """What could not be marked as told is, the next time."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check(number=1))
+        with full_disk(1):
+            state.mark_told()
+        state.mark_told()
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state.untold() == []
+
+
+# ---------------------------------------------------------------------------------------------------- damage
+
+
+def remembering(directory: Path, events: int = 200) -> None:
+    """A state of several pages with an accepted baseline in it."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(check()[0], REMEMBERED, [check(number=number)[2][0] for number in range(events)])
+        state.mark_told()
+        state.request(ACCEPT)
+
+
+def page_of(path: Path, what: bytes) -> int:
+    """Where the 4 KiB page begins that holds ``what``."""
+    return path.read_bytes().index(what) // 4096 * 4096
+
+
+def destroy(path: Path, page: int) -> None:
+    """Overwrite a page, in place."""
+    with path.open("r+b") as file:
+        file.seek(page)
+        file.write(b"\xa5" * 4096)
+
+
+def test_an_accepted_baseline_outlives_damage_elsewhere_in_the_file(directory: Path) -> None:
+    """A damaged page of events costs the events on it; what people accepted, asked for and were told is taken along."""
+    remembering(directory)
+    destroy(directory / FILE, page_of(directory / FILE, msgspec.msgpack.encode(check(number=100)[2][0])))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state.model_states() == {"m": REMEMBERED}
+        assert state.results() == {"m": check()[0]}
+        assert [request for _, request in state.requests("m")] == [ACCEPT]
+        left = ids(state)
+        assert left == sorted(set(left))
+        assert {0, 199} <= set(left) < set(range(200))
+        (note,) = state.notes
+        assert f"it is kept as {FILE}.corrupt-1 and a new one is started with 1 models, 1 results, {len(left)} " in note
+        state.save_check(*check("a", 1000))
+        assert ids(state)[-1] == 1000
+
+
+def test_damage_that_shows_while_running_costs_no_restart(directory: Path) -> None:
+    """A file that turns out to be damaged when a check is saved is replaced there and then, and the check is in it."""
+    remembering(directory)
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        destroy(directory / FILE, page_of(directory / FILE, msgspec.msgpack.encode(check(number=199)[2][0])))
+        with contextlib.closing(State.attach(directory, CONFIG)) as command:
+            command.request(ACCEPT)  # another's write makes SQLite read the file again
+        state.save_check(*check("other", 1000))
+        assert set(state.results()) == {"m", "other"}
+        assert state.model_states()["m"] == REMEMBERED
+        assert ids(state)[-1] == 1000
+        assert any("it is kept as" in note for note in state.notes)
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert state.notes == []
+        assert ids(state)[-1] == 1000
+
+
+def test_what_cannot_be_written_at_the_start_is_remembered_and_owed(directory: Path) -> None:
+    """On a disk that is full from the start what was recorded counts, also in the log, and what is new is owed."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check(number=1))
+        full = copied(directory)
+    connect = database.connect
+    refusals = 2
+
+    def refused(path: Path) -> sqlite3.Connection:
+        nonlocal refusals
+        if path == full / FILE and refusals:
+            refusals -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return connect(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "connect", refused)
+        with contextlib.closing(State.open(full, CONFIG)) as state:
+            assert state.notes == [
+                f"{full / FILE} cannot be written: database or disk is full; "
+                "what it holds is used, and what is new waits until it can be"
+            ]
+            assert state.results() == {"m": check(number=1)[0]}
+            with pytest.raises(StateWriteError, match="the state cannot be written: database or disk is full"):
+                state.save_check(*check(number=2))
+            state.save_check(*check("other", 3))
+    with contextlib.closing(State.open(full, CONFIG)) as state:
+        assert ids(state) == [1, 2, 3]
+        assert state.notes == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monitor.errors import MeasureError
-from monitor.probe import samples
+from monitor.probe import npz, samples
 from monitor.probe.samples import Corpus, assumptions, synthesize
 from monitor.records import Failure, RejectedSample, Samples, Tensor
 
@@ -84,7 +87,7 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
 
 def test_a_zip_bomb_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would unpack to more than the limit is refused without unpacking it."""
-    monkeypatch.setattr(samples, "LARGEST_SAMPLE", 2**20)
+    monkeypatch.setattr(npz, "LARGEST_SAMPLE", 2**20)
     np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((1, 3, 2**20), np.float32), scale=np.array(1))
     assert (tmp_path / "bomb.npz").stat().st_size < 2**16
     assert failure_of(tmp_path).detail == (
@@ -152,16 +155,6 @@ def test_arrays_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
     assert (feeds["scale"].shape, feeds["scale"].dtype, int(feeds["scale"])) == ((), np.int64, 7)
 
 
-def test_a_file_that_went_away_fails_its_inference(tmp_path: Path) -> None:
-    """A sample that is gone when its turn comes is an unusable input, named."""
-    np.savez(tmp_path / "one.npz", **GOOD)
-    corpus = Corpus(tmp_path, SIGNATURE, {})
-    (tmp_path / "one.npz").unlink()
-    with pytest.raises(MeasureError, match=r"one\.npz: .*No such file") as caught:
-        corpus.load(0)
-    assert caught.value.failure.reason == "input_unusable"
-
-
 @pytest.fixture
 def five(tmp_path: Path) -> Path:
     """A folder with five samples."""
@@ -170,12 +163,183 @@ def five(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def put(folder: Path, name: str, scale: int) -> None:
+    """A sample, in one step as others see it."""
+    with (folder / f".{name}").open("wb") as stream:
+        np.savez(stream, image=GOOD["image"], scale=np.array(scale))
+    (folder / f".{name}").rename(folder / name)
+
+
+def scales(dealt: list[tuple[int, npz.Feeds]]) -> list[int]:
+    """What tells the samples apart."""
+    return [int(feeds["scale"]) for _, feeds in dealt]
+
+
+def test_a_folder_s_files_come_and_go(five: Path) -> None:
+    """Each draw knows what is there now: new files have their turn in the round under way, and numbers stay."""
+    corpus = Corpus(five, SIGNATURE, {})
+    before = dict(zip(scales(first := corpus.deal(2)), (number for number, _ in first), strict=True))
+    (five / f"{next(iter(before))}.npz").unlink()
+    put(five, "5.npz", 5)
+    put(five, "4.npz", 44)
+    rest = corpus.deal(4 + (4 in before))
+    assert sorted(scales(rest)) == sorted({0, 1, 2, 3, 5, 44} - before.keys())
+    assert corpus.facts.accepted == 5
+    numbers = {number for number, _ in (*first, *rest)}
+    assert len(numbers) == len(first) + len(rest)
+    again = dict(zip(scales(round_ := corpus.deal(5)), (number for number, _ in round_), strict=True))
+    assert all(again[scale] == number for scale, number in before.items() if scale in again)
+
+
+def test_only_what_is_new_or_changed_is_opened(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a folder that rests opens no file, whether it fits or not; one that changed is checked again."""
+    (five / "half.npz").write_bytes(b"PK")
+    corpus = Corpus(five, SIGNATURE, {})
+    opened: list[str] = []
+    check = npz.check
+
+    def noted(file: Path, signature: Any, verify: int) -> npz.Checked:
+        opened.append(file.name)
+        return check(file, signature, verify)
+
+    monkeypatch.setattr(npz, "check", noted)
+    corpus.look()
+    assert opened == []
+    (reason,) = corpus.facts.rejected
+    assert reason.file == "half.npz"
+    put(five, "half.npz", 7)
+    np.savez(five / "0.npz", image=GOOD["image"], scale=np.array(100))  # in place, as careless tools write
+    corpus.look()
+    assert sorted(opened) == ["0.npz", "half.npz"]
+    assert (corpus.facts.accepted, corpus.facts.rejected) == (6, ())
+
+
+def test_files_that_vanish_before_they_are_loaded_are_left_out(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes, or is damaged, between listing and loading costs nothing but itself, in any way of asking."""
+    ways: list[Callable[[Corpus], list[tuple[int, npz.Feeds]]]]
+    ways = [lambda corpus: corpus.deal(10), lambda corpus: list(corpus.first(5))]
+    for ask in ways:
+        corpus = Corpus(five, SIGNATURE, {})
+        load = npz.load
+
+        def vanish(file: Path, signature: Any, load: Any = load) -> Any:
+            (five / "3.npz").unlink(missing_ok=True)
+            (five / "1.npz").write_bytes(b"PK")
+            return load(file, signature)
+
+        monkeypatch.setattr(npz, "load", vanish)
+        dealt = ask(corpus)
+        monkeypatch.setattr(npz, "load", load)
+        assert {0, 2, 4} <= set(scales(dealt)) <= {0, 1, 2, 3, 4}
+        assert corpus.facts.accepted <= 5
+        corpus.look()
+        assert corpus.facts.accepted == 3
+        for number in (1, 3):
+            put(five, f"{number}.npz", number)
+
+
+def test_when_the_last_file_goes_the_folder_is_named(five: Path) -> None:
+    """Only when none is left nothing can be fed; a file that comes is taken by the same corpus."""
+    corpus = Corpus(five, SIGNATURE, {})
+    for file in five.iterdir():
+        file.unlink()
+    ways: list[Callable[[], list[tuple[int, npz.Feeds]]]] = [lambda: corpus.deal(1), lambda: list(corpus.first(1))]
+    for ask in ways:
+        with pytest.raises(MeasureError) as caught:
+            ask()
+        assert caught.value.failure == Failure("input_unusable", f"{five}: it holds no .npz file", MEND)
+    put(five, "new.npz", 9)
+    assert scales(corpus.deal(2)) == [9, 9]
+
+
+def test_a_file_that_is_damaged_inside_is_rejected(tmp_path: Path) -> None:
+    """Contents are read to the end once, since a power cut leaves files of the right size and the wrong bytes."""
+    np.savez(tmp_path / "good.npz", **GOOD)
+    content = bytearray((tmp_path / "good.npz").read_bytes())
+    content[200] ^= 1  # within the image's values
+    (tmp_path / "bad.npz").write_bytes(content)
+    detail = "Bad CRC-32 for file 'image.npy'"
+    assert Corpus(tmp_path, SIGNATURE, {}).facts.rejected == (RejectedSample("bad.npz", "unreadable", detail),)
+
+
+def test_beyond_what_is_read_to_the_end_damage_is_found_when_it_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of many gigabytes is not read as a whole; a damaged file among them is still never replayed."""
+    monkeypatch.setattr(samples, "VERIFIED", 100)
+    np.savez(tmp_path / "good.npz", image=np.ones((2, 3, 9999), np.float32), scale=np.array(7))
+    content = bytearray((tmp_path / "good.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "bad.npz").write_bytes(content)
+    corpus = Corpus(tmp_path, SIGNATURE, {})
+    assert (corpus.facts.accepted, corpus.facts.rejected) == (2, ())
+    assert scales(corpus.deal(4)) == [7, 7, 7, 7]
+    (rejection,) = corpus.facts.rejected
+    assert rejection == RejectedSample("bad.npz", "unreadable", "Bad CRC-32 for file 'image.npy'")
+
+
+def test_large_samples_are_repeated_rather_than_held(five: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw holds no more than its bound and one sample; what it leaves out has its turn in the next."""
+    size = sum(np.asarray(array).nbytes for array in GOOD.values())
+    monkeypatch.setattr(samples, "MOST_LOADED", 2 * size)
+    corpus = Corpus(five, SIGNATURE, {})
+    draws = [scales(corpus.deal(6)) for _ in range(2)]
+    assert [len(set(drawn)) for drawn in draws] == [2, 2]
+    assert not set(draws[0]) & set(draws[1])
+    assert draws[0] == draws[0][:2] * 3
+
+
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path) -> None:
+    """Pipes, devices, folders and links that lead nowhere are rejected at once, and leave no descriptor open."""
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "device.npz").symlink_to("/dev/zero")
+    (tmp_path / "loop.npz").symlink_to("loop.npz")
+    (tmp_path / "nowhere.npz").symlink_to("nothing")
+    np.savez(tmp_path / "good.npz", **GOOD)
+    before = len(os.listdir("/proc/self/fd"))
+    corpus = Corpus(tmp_path, SIGNATURE, {})
+    for _ in range(3):
+        corpus.look()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert {rejection.file: rejection.detail for rejection in corpus.facts.rejected} == {
+        "pipe.npz": "not a regular file",
+        "folder.npz": "Is a directory",
+        "device.npz": "not a regular file",
+        "loop.npz": "Too many levels of symbolic links",
+        "nowhere.npz": "No such file or directory",
+    }
+
+
+def test_names_and_words_that_do_not_print_are_escaped(tmp_path: Path) -> None:
+    """File names are bytes, and member names are anybody's: neither breaks a record nor reaches a terminal."""
+    odd: dict[str, Any] = {"\x1b[31m\u202e": np.ones(1)}
+    np.savez(tmp_path / "bad.npz", **odd)
+    os.rename(tmp_path / "bad.npz", os.path.join(os.fsencode(tmp_path), b"\xff\x1b.npz"))
+    np.savez(tmp_path / "good.npz", **GOOD)
+    (rejection,) = Corpus(tmp_path, SIGNATURE, {}).facts.rejected
+    assert rejection.file == r"\xff\x1b.npz"
+    assert rejection.detail == r"lacks image, scale; has no input called \x1b[31m\u202e"
+
+
+def test_a_folder_of_thousands_is_looked_at_in_no_time(tmp_path: Path) -> None:
+    """Two thousand files are checked in seconds, once, and asked for their stamps in milliseconds from then on."""
+    np.savez(tmp_path / "0.npz", **GOOD)
+    for number in range(1, 2000):
+        os.link(tmp_path / "0.npz", tmp_path / f"{number}.npz")
+    corpus = Corpus(tmp_path, SIGNATURE, {})
+    assert corpus.facts.accepted == 2000
+    start = time.monotonic()
+    corpus.deal(1)
+    assert time.monotonic() - start < 1
+
+
 @given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=12), seed=st.integers(0, 2**32))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_samples_are_drawn_before_one_is_drawn_again(five: Path, counts: list[int], seed: int) -> None:
     """However checks are cut, each run of five consecutive draws holds every sample."""
     corpus = Corpus(five, SIGNATURE, {}, seed)
-    drawn = [index for count in counts for index in corpus.draw(count)]
+    drawn = [number for count in counts for number, _ in corpus.deal(count)]
     assert len(drawn) == sum(counts)
     for start in range(0, len(drawn) - 4, 5):
         assert sorted(drawn[start : start + 5]) == [0, 1, 2, 3, 4]
@@ -183,7 +347,7 @@ def test_all_samples_are_drawn_before_one_is_drawn_again(five: Path, counts: lis
 
 def test_the_order_differs_between_probes(five: Path) -> None:
     """Two lives of a probe do not replay the same few samples first."""
-    orders = {tuple(Corpus(five, SIGNATURE, {}, seed).draw(5)) for seed in range(20)}
+    orders = {tuple(n for n, _ in Corpus(five, SIGNATURE, {}, seed).deal(5)) for seed in range(20)}
     assert len(orders) > 5
 
 

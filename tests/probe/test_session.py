@@ -203,3 +203,11 @@ def test_replays_end_when_their_budget_is_spent(selu: Path) -> None:
     finally:
         handle.close()
     assert (len(replays.seconds), len(replays.warmups)) == (2, 1)
+
+
+def test_a_priority_on_the_accelerator_goes_through(selu: Path) -> None:
+    """The provider takes ``qnn_context_priority`` as it is: it is no option that is ignored, and the session runs."""
+    facts = opened(selu, options={"soc_model": "60", "qnn_context_priority": "low"})
+    assert facts.runtime.options["qnn_context_priority"] == "low"
+    assert facts.runtime.target == "simulator"
+    assert facts.faults == ()

@@ -213,6 +213,22 @@ def test_other_inputs_are_noticed(tmp_path: Path, probe: ProbeHandle) -> None:
         compared(probe, path, folder, samples=str(samples))
 
 
+def test_samples_that_were_replaced_meanwhile_are_left_out(tmp_path: Path, probe: ProbeHandle) -> None:
+    """Where files came and went, those that the audit saw are found by what is in them, and compared."""
+    path = models.saved(models.well_named(), tmp_path)
+    samples, folder = tmp_path / "samples", tmp_path / "kept"
+    samples.mkdir()
+    folder.mkdir()
+    for number in range(4):
+        np.savez(samples / f"{number}.npz", x=np.full((1, 8), number, np.float32))
+    kept(path, folder, samples=str(samples))
+    (samples / "0.npz").unlink()
+    np.savez(samples / "00.npz", x=np.full((1, 8), 10, np.float32))
+    np.savez(samples / "01.npz", x=np.full((1, 8), 11, np.float32))
+    (samples / "1.npz").rename(samples / "9.npz")
+    assert compared(probe, path, folder, samples=str(samples)).samples == AUDIT_RUNS - 1
+
+
 def test_the_bound_is_half_of_what_the_board_has_to_spare(tmp_path: Path) -> None:
     """At most 2 GiB; 512 MiB where the kernel does not tell."""
     meminfo = tmp_path / "meminfo"

@@ -38,6 +38,11 @@ if "monitor.probe" in sys.orig_argv:
 
         inside_probe.install(Path(faults))
 
+    if planted := os.environ.get("NPUMON_TEST_SOAK"):
+        from tests.soak import inside_probe as over_time
+
+        over_time.install(Path(planted))
+
 if os.environ.get("NPUMON_TEST_SUBREAPER") and "monitor" in sys.orig_argv:
     # Orphans fall to a container's first process; this makes the daemon such a one (PR_SET_CHILD_SUBREAPER, prctl(2)).
     import ctypes
