@@ -142,9 +142,9 @@ def trend(points: Sequence[tuple[float, float]]) -> Summary:
 
 
 def ends(counts: Sequence[int]) -> tuple[int, int]:
-    """The smallest of the first and of the last tenth: a scrape or a write holds one more for a moment."""
-    tenth = max(1, len(counts) // 10)
-    return min(counts[:tenth]), min(counts[-tenth:])
+    """The smallest of the first and of the last third: a scrape or a write holds one more for a moment."""
+    third = max(1, len(counts) // 3)
+    return min(counts[:third]), min(counts[-third:])
 
 
 # ------------------------------------------------------------------------------------------------------ npumon

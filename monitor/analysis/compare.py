@@ -56,7 +56,9 @@ def compare(model: str, a: Run | None, b: Run | None, bound: float) -> Compared:
     worse += [kind for kind in _kinds(b) if kind not in _kinds(a) and kind not in worse]
     if not b[0].checks - b[0].failed:
         notes.append("B measured nothing")
-    return Compared(model, sides[0], sides[1], ratio, low, high, p, delta, rss_ratio, new_ops, tuple(worse), tuple(notes))
+    return Compared(
+        model, sides[0], sides[1], ratio, low, high, p, delta, rss_ratio, new_ops, tuple(worse), tuple(notes)
+    )
 
 
 def _side(run: Run | None) -> Side | None:

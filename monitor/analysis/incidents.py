@@ -51,8 +51,8 @@ _LEVELS: dict[EventName, Level] = {
 class Teller:
     """Writes the events of one check, all from the same evidence, and keeps what comes and goes from flooding the log.
 
-    ``baseline`` is the median that counts as normal, ``production`` what the application sees. ``relapses`` are those of
-    the model's state, and ``stamp`` is that of the last id.
+    ``baseline`` is the median that counts as normal, ``production`` what the application sees. ``relapses`` are those
+    of the model's state, and ``stamp`` is that of the last id.
     """
 
     def __init__(self, result: CheckResult, board: Board, relapses: Mapping[str, Relapse], stamp: int = 0) -> None:

@@ -6,34 +6,23 @@ night has more checks than a screen has pixels: each column shows the median of 
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
 from monitor.outputs import wording
+from monitor.outputs.axes import LEFT, RIGHT, Tick, axis, nice, scaled, times, unit_of
 from monitor.records import Event
 from monitor.records.soak import Drift, Gap, Histogram, Moment, Span
 
 WIDTH = 1000.0
-LEFT = 66.0
-RIGHT = 988.0
 COLUMNS = 460
 DOTS = 150
 """Most checks that are drawn one by one as well."""
 _FLAG = 20.0  # the width of an event's number; events that are closer share one
 _GAP = 26.0  # between two panels, where the next one's title stands
-_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _WORST = ("fallback", "degraded", "unknown", "healthy")
-
-
-class Tick(Struct, frozen=True):
-    """A place on an axis, and what stands there."""
-
-    at: float
-    label: str
 
 
 class Line(Struct, frozen=True):
@@ -114,7 +103,7 @@ def timeline(
     whole: float,
 ) -> Timeline:
     """The charts of one model over ``whole`` seconds of measured time."""
-    place = _axis(whole)
+    place = axis(whole)
     measured = [one for one in moments if one.median_seconds is not None]
     panels: list[Panel] = []
     top = 22.0
@@ -133,7 +122,7 @@ def timeline(
             panels.append(panel)
             top = panel.bottom + _GAP
     marks = (*_gaps(gaps, place), *_events(moments, events, place))
-    return Timeline(top + 4, tuple(panels), tuple(_times(whole, place)), marks)
+    return Timeline(top + 4, tuple(panels), tuple(times(whole, place)), marks)
 
 
 def bars(histogram: Histogram) -> Bars:
@@ -152,8 +141,8 @@ def bars(histogram: Histogram) -> Bars:
             steps.append(f"L{x(low):.1f},{level:.1f}L{x(high):.1f},{level:.1f}")
         return "".join((*steps, f"L{x(edges[-1]):.1f},{height:.1f}Z"))
 
-    scale, unit = _unit(edges[-1])
-    ticks = [Tick(x(value * scale), f"{value:g} {unit}") for value in _nice(edges[0] / scale, edges[-1] / scale, 7)]
+    scale, unit = unit_of(edges[-1])
+    ticks = [Tick(x(value * scale), f"{value:g} {unit}") for value in nice(edges[0] / scale, edges[-1] / scale, 7)]
     return Bars(height, outline(histogram.first), outline(histogram.last), tuple(ticks))
 
 
@@ -206,13 +195,13 @@ def _latency(
     height = 190.0
     medians = [one.median_seconds or 0.0 for one in measured]
     middle = statistics.median(medians)
-    scale, unit = _unit(middle)
+    scale, unit = unit_of(middle)
     lows = sorted(one.low_seconds or 0.0 for one in measured)
     highs = sorted(one.high_seconds or 0.0 for one in measured)
     # A few wild checks must not flatten the rest, and quiet ones must not look wild.
     low = min(lows[len(lows) // 50], min(medians), 0.95 * middle)
     high = max(highs[-1 - len(highs) // 50], max(medians), 1.05 * middle)
-    ticks, level = _scale(low / scale, high / scale, top, height, "{:g}")
+    ticks, level = scaled(low / scale, high / scale, top, height, "{:g}")
 
     def y(seconds: float) -> float:
         return level(seconds / scale)
@@ -246,7 +235,7 @@ def _plain(
         return None
     low, high = bounds or (min(values), max(values))
     slack = max((high - low) * 0.08, abs(high) * 0.01) if bounds is None else 0.0
-    ticks, level = _scale(low - slack, high + slack, top, height, form)
+    ticks, level = scaled(low - slack, high + slack, top, height, form)
     lines = [Line(one.kind, _path(one.points, place, level, whole), one.label) for one in shown]
     return Panel(title, top, height, ticks, lines=tuple(lines))
 
@@ -300,10 +289,6 @@ def _events(moments: Sequence[Moment], events: Sequence[Event], place: Callable[
 # ------------------------------------------------------------------------------------------------------- drawing
 
 
-def _axis(whole: float) -> Callable[[float], float]:
-    return lambda elapsed: LEFT + min(max(elapsed / whole if whole else 0.0, 0.0), 1.0) * (RIGHT - LEFT)
-
-
 def _column(elapsed: float, whole: float) -> int:
     return min(int(elapsed / whole * COLUMNS), COLUMNS - 1) if whole else 0
 
@@ -344,40 +329,3 @@ def _band(
         if len(upper) > 1:
             areas.append(f"M{'L'.join((*upper, *reversed(lower)))}Z")
     return "".join(areas)
-
-
-def _scale(
-    low: float, high: float, top: float, height: float, form: str
-) -> tuple[tuple[Tick, ...], Callable[[float], float]]:
-    """Ticks at round values, and where a value stands; what is beyond the scale stands at its edge."""
-    span = high - low or 1.0
-
-    def level(value: float) -> float:
-        return top + height - min(max((value - low) / span, 0.0), 1.0) * height
-
-    count = 5 if height > 100 else 3
-    return tuple(Tick(level(value), form.format(value)) for value in _nice(low, high, count)), level
-
-
-def _nice(low: float, high: float, count: int) -> list[float]:
-    """Round values from ``low`` to ``high``, about ``count`` of them."""
-    rough = (high - low) / count
-    if not rough > 0 or not math.isfinite(rough):
-        return [low]
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in _STEPS if factor * power >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _times(whole: float, place: Callable[[float], float]) -> Iterator[Tick]:
-    """Ticks of the time axis, in the unit that suits the whole."""
-    size, unit = next(((size, unit) for size, unit in _UNITS if whole >= 2 * size), _UNITS[-1])
-    for value in _nice(0.0, whole / size, 8):
-        yield Tick(place(value * size), f"{value:g} {unit}")
-
-
-def _unit(seconds: float) -> tuple[float, str]:
-    if seconds < 1e-3:
-        return 1e-6, "µs"
-    return (1e-3, "ms") if seconds < 1 else (1.0, "s")

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from monitor.outputs import soak as words
 from monitor.outputs import wording
-from monitor.outputs.soak_charts import LEFT, RIGHT, WIDTH, Bars, Timeline, bars, timeline
+from monitor.outputs.axes import LEFT, RIGHT
+from monitor.outputs.soak_charts import WIDTH, Bars, Timeline, bars, timeline
 from monitor.outputs.wording import clip, printable
 from monitor.records import Verdict
 from monitor.records.soak import ModelSoak, Moment, SoakResult

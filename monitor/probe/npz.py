@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from monitor.bins import shapes_of
 from monitor.probe.provider import one_line
 from monitor.records import RejectedSample, Shape, Tensor
 
@@ -74,10 +75,11 @@ class _Misfit(Exception):
 
 
 class Checked(NamedTuple):
-    """What a file holds: its stamp, and the bytes of its arrays."""
+    """What a file holds: its stamp, the bytes of its arrays, and their shapes (:func:`monitor.bins.shapes_of`)."""
 
     stamp: Stamp
     size: int
+    shapes: str
 
 
 def shown(file: Path) -> str:
@@ -101,12 +103,12 @@ def check(file: Path, signature: Sequence[Tensor], verify: int = 0) -> Checked:
     Raises :class:`Unfit`.
     """
     with _opened(file) as (archive, stamp):
-        size = _fit(archive, signature)
+        size, shapes = _fit(archive, signature)
         for tensor in signature if size <= verify else ():
             with archive.open(f"{tensor.name}.npy") as member:
                 while member.read(_BLOCK):
                     pass
-    return Checked(stamp, size)
+    return Checked(stamp, size, shapes)
 
 
 def load(file: Path, signature: Sequence[Tensor]) -> Feeds:
@@ -157,8 +159,8 @@ def _opened(file: Path) -> Iterator[tuple[zipfile.ZipFile, Stamp]]:
         raise Unfit(file, "unreadable", str(error) or type(error).__name__, stamp) from error
 
 
-def _fit(archive: zipfile.ZipFile, signature: Sequence[Tensor]) -> int:
-    """The bytes of the arrays, if they are those that the model takes; raises :class:`_Misfit` or what it likes."""
+def _fit(archive: zipfile.ZipFile, signature: Sequence[Tensor]) -> tuple[int, str]:
+    """The arrays' bytes and shapes, if the model takes them; raises :class:`_Misfit` or what it likes."""
     size = sum(info.file_size for info in archive.infolist())
     if size > LARGEST_SAMPLE:
         raise _Misfit("too_large", f"more than {LARGEST_SAMPLE >> 20} MiB uncompressed")
@@ -168,6 +170,7 @@ def _fit(archive: zipfile.ZipFile, signature: Sequence[Tensor]) -> int:
         missing, extra = sorted(wanted - present), sorted(present - wanted)
         lacks = [f"lacks {', '.join(missing)}"] * bool(missing)
         raise _Misfit("name", "; ".join(lacks + [f"has no input called {', '.join(extra)}"] * bool(extra)))
+    shapes: dict[str, Shape] = {}
     for tensor in signature:
         shape, dtype = _header(archive, f"{tensor.name}.npy")
         expected = DTYPES.get(tensor.dtype)
@@ -178,7 +181,8 @@ def _fit(archive: zipfile.ZipFile, signature: Sequence[Tensor]) -> int:
         ):
             want = [d if d is not None else "?" for d in tensor.shape]
             raise _Misfit("shape", f"{tensor.name} is {list(shape)}, the model takes {want}")
-    return size
+        shapes[tensor.name] = shape
+    return size, shapes_of(shapes.items())
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[Shape, Any]:

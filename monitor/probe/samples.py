@@ -8,6 +8,8 @@ and remove files at any moment, also between two lines of this module, and no in
 from __future__ import annotations
 
 import os
+import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from heapq import nsmallest
@@ -26,6 +28,7 @@ MOST_LOADED: Final = 256 * 2**20
 """Bytes of arrays after which one draw repeats what it has, instead of loading more."""
 VERIFIED: Final = 64 * 2**20
 """Bytes that one look at the folder reads to the end; beyond these, contents are known when they are drawn."""
+MOST_SHAPES: Final = 64
 SYNTHETIC: Final = 4  # distinct synthesized samples
 _MEND: Final = "correct models.samples, or remove it to replay synthesized inputs"
 
@@ -39,6 +42,7 @@ class _File(NamedTuple):
 
     path: Path
     stamp: Stamp
+    shapes: str
 
 
 class Corpus:
@@ -73,7 +77,14 @@ class Corpus:
         """What there is, as of the last look at the folder."""
         if self._folder is None:
             return Samples("synthetic", 0)
-        return Samples("files", len(self._files), tuple(rejection for _, rejection in self._rejected.values()))
+        files = self._files.values()
+        return Samples(
+            "files",
+            len(files),
+            tuple(rejection for _, rejection in self._rejected.values()),
+            tuple(shapes for shapes, _ in Counter(file.shapes for file in files).most_common(MOST_SHAPES)),
+            statistics.median(file.stamp[0] / 1e9 for file in files) if files else None,
+        )
 
     def look(self) -> None:
         """See what has come and gone in the folder; only what is new or changed is opened.
@@ -183,7 +194,7 @@ class Corpus:
                 self._rejected[file.name] = error.stamp, error.rejection
             return 0
         number, self._next = self._next, self._next + 1
-        self._files[number] = _File(file, checked.stamp)
+        self._files[number] = _File(file, checked.stamp, checked.shapes)
         if self._deck:  # it has its turn in the round that is under way
             self._deck.insert(int(self._random.integers(len(self._deck) + 1)), number)
         return checked.size if checked.size <= unread else 0

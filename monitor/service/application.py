@@ -33,11 +33,14 @@ class Application:
         """The calls since the last look; ``None`` if nobody counts, or this is the first one."""
         if self._folder is None:
             return None
-        before, self._seen = self._seen, _ledgers(self._folder)
-        if before is None or not self._seen:
+        before, present = self._seen, _ledgers(self._folder)
+        # One that was missing for a moment, as after a step of the clock, comes back with what was counted before.
+        gone = {name: ledger for name, ledger in (before or {}).items() if name not in present}
+        self._seen = present | dict(list(gone.items())[:MOST_FILES])
+        if before is None or not present:
             return None
         bins, shapes, seconds = Counter[int](), Counter[str](), 0.0
-        for name, now in self._seen.items():
+        for name, now in present.items():
             then = before.get(name)
             if then is not None and sum(then.bins) > sum(now.bins):
                 then = None  # another process, by the same name

@@ -33,7 +33,6 @@ def main() -> None:
     tapped = TappedSession(session(path, target), InputTap(folder, rate=1.0))
     (wanted,) = tapped.get_inputs()
     random = np.random.default_rng(1)
-    print("ready", flush=True)
     while True:
         tapped.run(None, {wanted.name: random.random(wanted.shape, dtype=np.float32)})
         time.sleep(0.002)

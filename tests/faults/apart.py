@@ -19,6 +19,12 @@ import pytest
 
 _MINE: Final = () if os.geteuid() == 0 else ("--map-root-user",)
 
+# Up or down (SIOCSIFFLAGS, netdevice(7)): no ip(8) on a small board.
+LOOPBACK = (
+    "import fcntl, socket, struct, sys; "
+    "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH14s', b'lo', int(sys.argv[1]), b''))"
+)
+
 
 def _wanting(what: str) -> None:
     pytest.fail(what) if os.environ.get("CI") else pytest.skip(what)

@@ -21,7 +21,7 @@ import pytest
 
 from tests import models
 from tests.e2e.running import Running, npumon, running, wait_until, write_config
-from tests.faults.apart import Clock, disk, fill, seen, within
+from tests.faults.apart import LOOPBACK, Clock, disk, fill, seen, within
 
 YEAR = 365.25 * 86400.0
 
@@ -295,7 +295,6 @@ def test_a_clock_that_stands_still_names_no_two_incidents_alike(tmp_path: Path, 
     clock = Clock(tmp_path)
     clock.tell(7.0, rate=0.0)
     config = configured(tmp_path, selu)
-    listen = ""
     for _ in range(2):
         with running("run", "-c", config, **clock.environment) as daemon:
             listen = daemon.address.removeprefix("http://")
@@ -311,13 +310,6 @@ def test_a_clock_that_stands_still_names_no_two_incidents_alike(tmp_path: Path, 
 
 
 # ------------------------------------------------------------------------------------------------- the network
-
-
-# Up or down (SIOCSIFFLAGS, netdevice(7)): no ip(8) on a small board.
-LOOPBACK = (
-    "import fcntl, socket, struct, sys; "
-    "fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sH14s', b'lo', int(sys.argv[1]), b''))"
-)
 
 
 def checks(metrics: Path) -> float:

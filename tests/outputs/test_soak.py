@@ -17,8 +17,9 @@ from msgspec.structs import replace
 
 from monitor.errors import UsageError
 from monitor.outputs import soak, soak_file
+from monitor.outputs.axes import LEFT, RIGHT
 from monitor.outputs.junit import Case, junit
-from monitor.outputs.soak_charts import LEFT, RIGHT, bars, timeline
+from monitor.outputs.soak_charts import bars, timeline
 from monitor.outputs.soak_page import render
 from monitor.records.soak import Histogram, Subject
 from monitor.service.soak_report import Report, read

@@ -748,7 +748,7 @@ def test_what_is_saved_is_on_the_disk(directory: Path) -> None:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(["cut", "zeros", "noise"]))
 def test_a_torn_log_loses_whole_checks_from_its_end_only(tmp_path: Path, seed: int, kind: str) -> None:
-    """However much of the log's end the disk has not got: the checks before are there, whole, and nothing is damaged."""
+    """However much of the log's end is not on the disk: the checks before are there, whole, and nothing is damaged."""
     directory = tmp_path / "state"
     if not directory.exists():
         state = State.open(directory, CONFIG)
