@@ -17,6 +17,8 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	&& echo "$$python" && break; done)
 # Handed on to npumon, pytest or uv by the targets that start them.
 ARGS ?=
+# Tests wait for daemons more than they compute: one process more than there are cores.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 # The board that a bundle is for.
 MACHINE ?= aarch64
 BOARD_PYTHON ?= 3.12
@@ -35,11 +37,16 @@ run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS=
 
 .PHONY: test
 test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
-	$(DEV) -m pytest -m 'not slow and not torch and not systemd' $(ARGS)
+	$(DEV) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not torch and not systemd' $(ARGS)
 
 .PHONY: test-slow
 test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)
 	$(DEV) -m pytest -m slow $(ARGS)
+
+.PHONY: test-prometheus
+test-prometheus: .venv-dev/.done models ## rules, dashboards, chain and fleet on Debian's newest Prometheus and Alertmanager (ARGS= for pytest)
+	programs="$$($(DEV) -m tools.prometheus)" && CI=true PATH="$$programs:$$PATH" $(DEV) -m pytest tests/grafana \
+		--ignore=tests/grafana/test_types.py --ignore=tests/grafana/test_loki.py $(ARGS)
 
 .PHONY: test-systemd
 test-systemd: .venv-dev/.done ## install, run and break npumon under a real systemd, in a container, as root (ARGS= for pytest)
