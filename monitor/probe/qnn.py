@@ -56,7 +56,8 @@ _UNAVAILABLE: tuple[tuple[str, str], ...] = (
     ("Could not find device with ID", "correct or remove options.device_id"),
     (
         "CANNOT_INITIALIZE",  # also where the backend finds no libcdsprpc.so (seen under emulation)
-        "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted), FastRPC's libcdsprpc.so and ADSP_LIBRARY_PATH",
+        "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted), FastRPC's libcdsprpc.so, "
+        "and ADSP_LIBRARY_PATH",
     ),
     ("skel", "put the skel library that matches this SDK on ADSP_LIBRARY_PATH"),
     ("", "check the accelerator's device nodes, firmware and ADSP_LIBRARY_PATH"),

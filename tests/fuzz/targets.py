@@ -285,7 +285,7 @@ def _frames() -> list[bytes]:
 
 TARGETS: dict[str, Target] = {
     "profile": Target(read_profile, _profiles, 200_000),
-    "cycles": Target(read_cycles, _cycles, 200_000),
+    "cycles": Target(read_cycles, _cycles, 100_000),
     "sample": Target(read_sample, _samples, 100_000),
     "rows": Target(read_rows, _rows, 200_000),
     "database": Target(read_database, _databases, 2_000),
