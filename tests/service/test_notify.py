@@ -80,7 +80,7 @@ def test_a_listener_that_does_not_read_does_not_block(tmp_path: Path, monkeypatc
     ("usec", "pid", "expected"),
     [
         ("30000000", None, 15.0),
-        ("30000000", str(os.getpid()), 15.0),
+        pytest.param("30000000", str(os.getpid()), 15.0, id="this process"),
         ("30000000", "1", None),
         (None, None, None),
         ("0", None, None),
