@@ -114,7 +114,7 @@ def test_the_backends_version() -> None:
         ("Could not find device with ID = 7", "correct or remove options.device_id"),
         (
             "Failed to initialize backend. Error: QNN_BACKEND_ERROR_CANNOT_INITIALIZE",
-            "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted), FastRPC's libcdsprpc.so and "
+            "check /dev/fastrpc-cdsp and /dev/dma_heap/* (present, permitted), FastRPC's libcdsprpc.so, and "
             "ADSP_LIBRARY_PATH",
         ),
         (
