@@ -18,10 +18,12 @@ from grafana.panels import (
     table,
     to_board,
 )
-from grafana.promql import BOARDS, COHORT, MODELS, ratio_of, short
+from grafana.promql import BOARDS, COHORT, MODELS, not_scraped, ratio_of, short, stale
 
 TROUBLE = ("fallback", "degraded", "unknown")
 VERSIONS = (override("backend_version", displayName="SDK"), override("provider_version", displayName="provider"))
+POINTS = 0.02
+"""How far a board's share may be from its cohort's: as in the alert NpumonBoardUnlikeCohort."""
 NO_COHORTS = "No boards, or the recording rules are not loaded."
 
 
@@ -48,7 +50,12 @@ def fleet_rollouts() -> list[Json]:
     return [
         row(200, "Rollouts: SoC, SDK and model version, over all jobs and boards"),
         by(201, "Not healthy by SoC", "soc", "{{soc}}"),
-        by(202, "Not healthy by SDK", "backend_version, provider_version", "SDK {{backend_version}}"),
+        by(
+            202,
+            "Not healthy by SDK",
+            "backend_version, provider_version",
+            "SDK {{backend_version}} {{provider_version}}",
+        ),
         by(203, "Not healthy by model version", "model, sha256", "{{model}} {{version}}"),
         table(
             204,
@@ -94,7 +101,7 @@ def fleet_odd() -> list[Json]:
     slow = f"({mine(median)} / {cohort(f'{median}:median')}) and ({away} > {cohort(f'{median}:margin')})"
     large = f"and {cohort('npumon_boards:count')} >= 5".replace(" group_left ()", "")
     point = f"{mine(share_)} - {cohort(f'{share_}:median')}"
-    other = f"({point} > 0.05 or {point} < -0.05) {large}"
+    other = f"({point} > {POINTS} or {point} < -{POINTS}) {large}"
 
     def odd(
         number: int, title: str, about: str, metric: str, unlike: str, heading: str, units: tuple[str, str]
@@ -136,9 +143,9 @@ def fleet_odd() -> list[Json]:
         odd(
             302,
             "NPU-FLOP share unlike the cohort's",
-            "Boards whose NPU-FLOP share is more than 5 points away from the median of the boards with the same SoC,"
-            " SDK and model file. Same software, other placement: something is wrong with the board, or with what it"
-            " says of itself.",
+            f"Boards whose NPU-FLOP share is more than {POINTS * 100:.0f} points away from the median of those with"
+            " the same SoC, SDK and model file. Same software, other placement: something is wrong with the board, or"
+            " with what it says of itself.",
             share_,
             other,
             "points away",
@@ -153,11 +160,11 @@ def fleet_silent() -> list[Json]:
     here = f"on (job, instance) npumon_build_info{{{BOARDS}}}"
     down = f"on (job, instance) (up{{{BOARDS}}} == 0)"
     late = f"(time() - min by (job, instance) (npumon_last_check_timestamp_seconds{{{MODELS}}}))"
-    stale = f"on (job, instance) (npumon_check_stale{{{MODELS}}} == 1)"
+    late_for = f"on (job, instance) instance_model:npumon_check_stale:raised{{{MODELS}}}"
     why = (
         f'label_replace({age} and {down}, "why", "not scraped", "", "")'
         f' or label_replace({age} unless {here} unless {down}, "why", "gone", "", "")'
-        f' or label_replace({late} and {stale}, "why", "checks are stale", "", "")'
+        f' or label_replace({late} and {late_for}, "why", "checks are stale", "", "")'
     )
     return [
         row(400, "Silent boards"),
@@ -165,7 +172,8 @@ def fleet_silent() -> list[Json]:
             401,
             "Silent boards",
             "Not scraped: the target is known and does not answer. Gone: it is no target any more, or stopped writing,"
-            " less than a week ago. Checks are stale: npumon answers, but has not checked a model for three intervals.",
+            " less than a week ago. Checks are stale: metrics arrive, but npumon has not checked a model for three"
+            " intervals, or a file or an agent repeats old ones for an hour.",
             {"silent for": rows(why)},
             ["instance", "why", "silent for", "job"],
             "No board is silent, or the recording rules are not loaded.",
@@ -176,11 +184,11 @@ def fleet_silent() -> list[Json]:
         series(
             402,
             "Silent boards over time",
-            "Boards whose scrape failed, boards that answer while their checks are stale, and boards that answer.",
+            "Boards whose scrape failed, models whose checks are stale, and boards that answer.",
             [
-                over_time(f"sum(up{{{BOARDS}}} == bool 0)", "not scraped"),
-                over_time(f"sum(max by (job, instance) (npumon_check_stale{{{MODELS}}}))", "checks are stale"),
-                over_time(f"count(npumon_build_info{{{BOARDS}}})", "answer"),
+                over_time(f"sum({not_scraped()})", "not scraped"),
+                over_time(stale(), "checks are stale"),
+                over_time(f"count(count by (job, instance) (npumon_build_info{{{BOARDS}}}))", "answer"),
             ],
             "none",
             "no boards in this range",
@@ -197,9 +205,10 @@ def fleet_silent() -> list[Json]:
 def fleet_hardware() -> list[Json]:
     """What the boards run on, and what the boards themselves suffer from."""
     size = (8, 8)
+    each = "job, instance, model"
     hot = (
-        f"npumon_board_temperature_celsius{{{BOARDS}}}"
-        f" >= bool on (job, instance, zone) npumon_board_temperature_limit_celsius{{{BOARDS}}}"
+        f"max by (job, instance, zone) (npumon_board_temperature_celsius{{{BOARDS}}}) >= bool on (job, instance, zone)"
+        f" max by (job, instance, zone) (npumon_board_temperature_limit_celsius{{{BOARDS}}})"
     )
     return [
         row(500, "Hardware and npumon"),
@@ -207,7 +216,11 @@ def fleet_hardware() -> list[Json]:
             501,
             "Sessions by target",
             "What really ran the models: the DSP, the simulator, or the CPU because the accelerator did not come up.",
-            [over_time(f"count by (target) (npumon_runtime_info{{{MODELS}}})", "{{target}}")],
+            [
+                over_time(
+                    f"count by (target) (group by ({each}, target) (npumon_runtime_info{{{MODELS}}}))", "{{target}}"
+                )
+            ],
             "none",
             "no boards in this range",
             size,
@@ -239,7 +252,12 @@ def fleet_hardware() -> list[Json]:
             503,
             "npumon's version",
             "How many boards run which version of npumon.",
-            [over_time(f"count by (version) (npumon_build_info{{{BOARDS}}})", "{{version}}")],
+            [
+                over_time(
+                    f"count by (version) (group by (job, instance, version) (npumon_build_info{{{BOARDS}}}))",
+                    "{{version}}",
+                )
+            ],
             "none",
             "no boards in this range",
             size,

@@ -13,6 +13,7 @@ from grafana.panels import (
     PURPLE,
     RANKS,
     RED,
+    RUNBOOK,
     VERDICTS,
     Json,
     bad_above,
@@ -29,7 +30,7 @@ from grafana.panels import (
     table,
     to_board,
 )
-from grafana.promql import ALERTS, BOARDS, MODELS, rank, with_soc, worst_rank
+from grafana.promql import ALERTS, BOARDS, MODELS, WIDER, not_scraped, rank, short, stale, with_soc, worst_rank
 
 NO_BOARDS = "no boards, or no recording rules"
 
@@ -96,6 +97,8 @@ def fleet_now() -> list[Json]:
     ]
     trouble = f'on (job, instance, model) (npumon_verdict{{{MODELS}, state="healthy"}} == 0)'
     keys = "job, instance, model"
+    labels = f"{keys}, alertname, severity, alertstate, soc, cause, op_type, signal, sha256, backend_version"
+    told = short(f"2 * max by ({labels}) ({WIDER}) or max by ({labels}) ({ALERTS})")
     return [
         stat(
             1,
@@ -111,7 +114,7 @@ def fleet_now() -> list[Json]:
             6,
             "Not scraped",
             "Boards whose last scrape failed. They are in none of the shares.",
-            now(f"sum(up{{{BOARDS}}} == bool 0)"),
+            now(f"sum({not_scraped()})"),
             "none",
             "no targets",
             thresholds=bad_above((1, RED)),
@@ -119,8 +122,9 @@ def fleet_now() -> list[Json]:
         stat(
             7,
             "Stale checks",
-            "Models of boards that answer, but have not checked for three intervals. Their figures are old.",
-            now(f"sum(npumon_check_stale{{{MODELS}}})"),
+            "Models that are no longer checked though their metrics arrive: for three intervals, or, where a file or an"
+            " agent repeats old ones, for an hour. Their figures are old.",
+            now(stale()),
             "none",
             "no models",
             thresholds=bad_above((1, RED)),
@@ -130,7 +134,7 @@ def fleet_now() -> list[Json]:
             "Open incidents",
             "Incidents that are open on any board: fallbacks, unstable or shifted latency, wrong outputs, failing"
             " checks.",
-            now(f"sum(npumon_incident{{{MODELS}}})"),
+            now(f"sum(max by (job, instance, model, kind) (npumon_incident{{{MODELS}}}))"),
             "none",
             "no models",
             thresholds=bad_above((1, ORANGE)),
@@ -144,7 +148,7 @@ def fleet_now() -> list[Json]:
             "percentunit",
             NO_BOARDS,
             overrides=[colour(state, shade) for state, shade in VERDICTS.items()],
-            size=(10, 8),
+            size=(24, 7),
             stacked=True,
             min=0,
             max=1,
@@ -152,17 +156,28 @@ def fleet_now() -> list[Json]:
         table(
             11,
             "Alerts",
-            "What Prometheus' rules say, from grafana/rules. The runbook tells what to do about each.",
-            {"state": rows(f"max by (alertname, severity, alertstate, job, instance, model, op_type) ({ALERTS})")},
-            ["alertname", "alertstate", "instance", "model", "op_type", "severity", "job"],
+            "What Prometheus' rules say, from grafana/rules: those about more than one board first. An alert's name"
+            " leads to its section in docs/runbook.md, once grafana/README.md's line on that was followed.",
+            {"state": rows(f"sort_desc({told})")},
+            [
+                *("alertname", "alertstate", "instance", "model", "soc", "cause", "op_type", "signal"),
+                *("version", "backend_version", "severity", "job"),
+            ],
             "No alert is pending or firing, or the rules are not loaded.",
-            (14, 8),
+            (24, 9),
             overrides=[
                 to_board("instance"),
-                override("alertname", custom__width=170),
+                override(
+                    "alertname",
+                    custom__width=225,
+                    links=[{"title": "Runbook", "url": f"{RUNBOOK}#${{__value.text}}", "targetBlank": True}],
+                ),
+                override("cause", custom__width=130),
+                override("backend_version", displayName="SDK"),
                 coloured("alertstate", {"firing": ("firing", RED), "pending": ("pending", ORANGE)}),
                 coloured("severity", {"critical": ("critical", RED), "warning": ("warning", ORANGE)}),
             ],
+            hidden=("sha256",),
         ),
         table(
             12,
@@ -203,11 +218,12 @@ def fleet_now() -> list[Json]:
 
 def fleet_models() -> list[Json]:
     """Which models, and which of their ops."""
+    each = "job, instance, model"
 
     def of(state: str) -> Json:
-        return rows(f'avg by (model) (npumon_verdict{{{MODELS}, state="{state}"}})')
+        return rows(f'avg by (model) (max by ({each}) (npumon_verdict{{{MODELS}, state="{state}"}}))')
 
-    fallback = f"(npumon_fallback_flops_ratio{{{MODELS}}} > 0)"
+    fallback = f"(max by ({each}, op_type) (npumon_fallback_flops_ratio{{{MODELS}}}) > 0)"
     return [
         row(100, "Models and ops"),
         table(
@@ -216,7 +232,7 @@ def fleet_models() -> list[Json]:
             "Each model over all its boards, with the lowest NPU-FLOP share and the worst latency by its baseline of"
             " any board.",
             {
-                "boards": rows(f'count by (model) (npumon_verdict{{{MODELS}, state="healthy"}})'),
+                "boards": rows(f'count by (model) (max by ({each}) (npumon_verdict{{{MODELS}, state="healthy"}}))'),
                 "fallback": of("fallback"),
                 "degraded": of("degraded"),
                 "unknown": of("unknown"),

@@ -17,6 +17,7 @@ from grafana.panels import (
     row,
     rows,
     series,
+    shades,
     table,
     timeline,
     words,
@@ -152,6 +153,35 @@ def board_probe() -> list[Json]:
             "Nothing was scraped in this range.",
             size,
             mappings=words({"0": ("no", RED), "1": ("yes", GREEN)}),
+        ),
+        series(
+            405,
+            "Time taken from the NPU",
+            "Share of the last ten minutes in which npumon kept the accelerator busy, with all of its models. It is"
+            " held to max_duty in the long run.",
+            [over_time(f"npumon_duty_ratio{{{BOARD}}}", "busy with npumon")],
+            "percentunit",
+            "Nothing was scraped in this range.",
+            (12, 8),
+            overrides=[colour("busy with npumon", BLUE)],
+            min=0,
+        ),
+        series(
+            406,
+            "Replays and postponed checks",
+            "Replays of each check: fewer than configured while max_duty does not pay for more. Checks that were put"
+            " off, by reason: the budget, memory, heat. docs/good-neighbour.md explains both.",
+            [
+                over_time(f"npumon_replays{{{MODEL}}}", "replays"),
+                over_time(
+                    f"increase(npumon_checks_postponed_total{{{MODEL}}}[$__rate_interval]) > 0", "put off: {{reason}}"
+                ),
+            ],
+            "none",
+            "No check in this range.",
+            (12, 8),
+            overrides=[colour("replays", BLUE), shades("^put off", ORANGE)],
+            decimals=0,
         ),
     ]
 

@@ -10,6 +10,8 @@ Json = dict[str, Any]
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 FLEET_UID = "npumon-fleet"
 BOARD_UID = "npumon-board"
+RUNBOOK = "docs/runbook.md"
+"""As in the alerts' runbook_url: the page's path in this project, for whoever serves it to prefix."""
 
 GREEN, ORANGE, RED, GREY, BLUE, PURPLE = "green", "orange", "red", "#8e8e8e", "blue", "purple"
 VERDICTS = {"healthy": GREEN, "unknown": GREY, "degraded": ORANGE, "fallback": RED}
@@ -240,7 +242,9 @@ def table(
     """
     made = panel("table", number, title, about, size, list(queries.values()))
     custom = {"align": "auto", "cellOptions": {"type": "auto"}, "filterable": True, "inspect": False, "minWidth": 90}
-    made["fieldConfig"] = fields("none", empty, custom, overrides)
+    # The words for an empty table are not for a cell that has nothing to say.
+    nothing = {"matcher": {"id": "byRegexp", "options": "/.*/"}, "properties": [{"id": "noValue", "value": ""}]}
+    made["fieldConfig"] = fields("none", empty, custom, [nothing, *overrides])
     made["options"] = {
         "cellHeight": "sm",
         "frameIndex": 0,

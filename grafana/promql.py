@@ -13,8 +13,13 @@ MODELS = f'{BOARDS}, model=~"$model"'
 BOARD = 'job="$job", instance="$instance"'
 MODEL = f'{BOARD}, model="$model"'
 
-ALERTS = 'ALERTS{alertname=~"Npumon.*", job=~"$job|", instance=~"$instance|", model=~"$model|"}'
+ALERTS = (
+    'ALERTS{alertname=~"Npumon.*", alertname!="NpumonWatchdog", job=~"$job|", instance=~"$instance|", model=~"$model|"}'
+    ' or ALERTS{alertname=~"NpumonRules.*"}'
+)
 """Alerts about what is chosen, and those that are about no single board."""
+WIDER = ALERTS.replace("{", '{instance="", ')
+"""Of these, the ones that are about more than a board."""
 
 COHORT = "model, soc, machine, sha256, samples, target, provider, onnxruntime, provider_version, backend_version"
 """What boards must have in common for their figures to be comparable: the labels of the ``cohort:`` rules."""
@@ -34,6 +39,20 @@ def worst_rank(where: str) -> str:
 def with_soc(expr: str) -> str:
     """``expr``, which is about models, with the label ``soc`` of their board."""
     return f"{expr} * on (job, instance, model) group_left (soc) instance_model:npumon_identity:group{{{MODELS}}}"
+
+
+def not_scraped() -> str:
+    """1 for each board whose last scrape failed, 0 for the others.
+
+    Whoever else is in a job that has boards, as node_exporters without npumon are, is no board.
+    """
+    known = f'instance:npumon_seen:timestamp_seconds{{{BOARDS}}} or up{{{BOARDS}, job=~"npumon.*"}}'
+    return f"(max by (job, instance) (up{{{BOARDS}}} == bool 0) and on (job, instance) ({known}))"
+
+
+def stale() -> str:
+    """How many models are no longer checked; 0 where all are."""
+    return f"(count(instance_model:npumon_check_stale:raised{{{MODELS}}}) or 0 * sum(npumon_check_stale{{{MODELS}}}))"
 
 
 def short(expr: str) -> str:

@@ -34,12 +34,11 @@ class FetchError(Exception):
 def directory(renew: bool = False) -> Path:
     """Where the programs are, fetched if need be; raises :class:`FetchError`."""
     home = fetch_models.cache().parent / "prometheus"
-    if renew:
-        shutil.rmtree(home, ignore_errors=True)
-    if not home.is_dir():
+    if renew or not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetching-") as scratch:
             _fetch(Path(scratch))
+            shutil.rmtree(home, ignore_errors=True)
             (Path(scratch) / "unpacked").rename(home)
     return home / "usr" / "bin"
 

@@ -45,7 +45,7 @@ def measure(directory: Path, boards: int, interval: int, minutes: float, bare: b
         seconds = time.time() - start
         ran, waited = server.scheduled()
         series = total(server, "prometheus_tsdb_head_series")
-        ((_, scraped),) = server.now("sum(scrape_samples_scraped)")
+        ((_, scraped),) = server.now('sum(scrape_samples_scraped{job="npumon"})')
         resident = total(server, "process_resident_memory_bytes")
         figures = {
             "scraped series per board": scraped / boards,

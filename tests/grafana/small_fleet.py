@@ -38,7 +38,8 @@ class _Board:
 
     def __init__(self, hostname: str, model: str) -> None:
         self.now = 0.0
-        self.exposition = Exposition([model], replace(BOARD, hostname=hostname), "0.1.0", NOW - 3600, lambda: self.now)
+        about = replace(BOARD, hostname=hostname)
+        self.exposition = Exposition([model], about, "0.1.0", NOW - 3600, lambda: self.now, lambda: 0.004)
         self.exposition.expect(_INTERVAL, {})
 
     def record(self, result: CheckResult, standing: Standing = CALM) -> None:
@@ -94,6 +95,7 @@ def _falling() -> Callable[[int], str]:
         else:
             if asked == CHANGE:
                 board.exposition.count_event(told)
+            board.exposition.postpone(FALLBACK.model, "duty", _INTERVAL, count=True)
             board.record(replace(FAILED, model=FALLBACK.model))
             board.record(ill, all_open)
         return board.text()

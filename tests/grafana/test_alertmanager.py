@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.grafana.prometheus_server import free_port
-from tests.grafana.test_rules import ALERTS, alerts, run
+from tests.grafana.test_rules import ALERTS, ALWAYS, alerts, run
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "grafana" / "alertmanager" / "alertmanager.yml"
 VERSIONS = {"provider": "QNN", "onnxruntime": "1.32.0", "provider_version": "2.7.0", "backend_version": "v2.51"}
@@ -161,9 +161,9 @@ def test_the_example_is_valid() -> None:
 
 
 def test_critical_alerts_go_to_the_pager_and_others_to_the_inbox() -> None:
-    """Each alert of the rules has a receiver, by its severity."""
+    """Each alert of the rules has a receiver, by its severity: pager, inbox, or the heartbeat outside."""
     for alert in alerts():
-        receiver = {"critical": "pager", "warning": "inbox"}[severity(alert)]
+        receiver = {"critical": "pager", "warning": "inbox", "none": "heartbeat"}[severity(alert)]
         labels = (f"alertname={alert}", f"severity={severity(alert)}")
         run(
             tool("amtool"),
@@ -174,6 +174,19 @@ def test_critical_alerts_go_to_the_pager_and_others_to_the_inbox() -> None:
             f"--verify.receivers={receiver}",
             *labels,
         )
+
+
+def test_a_desk_calls_nobody() -> None:
+    """What is said to be no hardware goes to the inbox, however critical."""
+    labels = ("alertname=NpumonFallback", "severity=critical", "hardware=none")
+    run(tool("amtool"), "config", "routes", "test", f"--config.file={EXAMPLE}", "--verify.receivers=inbox", *labels)
+
+
+def test_the_heartbeat_goes_its_own_way(url: str, webhook: Webhook) -> None:
+    """The alert that always fires reaches its own receiver, and no other."""
+    fire(url, {"alertname": ALWAYS})
+    settled(webhook, 1)
+    assert [path for path, _ in webhook.notifications] == ["/heartbeat"]
 
 
 def test_a_misspelt_receiver_is_noticed(tmp_path: Path) -> None:

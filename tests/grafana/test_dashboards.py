@@ -28,6 +28,9 @@ CHOSEN = {
 }
 """What is chosen in each dashboard: everything, and the board and model that fell back."""
 
+TWICE = (small_fleet.NORMAL[0], "board-8", "board-11")
+"""Boards that are listed twice: one that is well, one that falls back, one whose checks are stale."""
+
 # Grafana's ids, which it does not check: a misspelt one is shown as a word behind the number.
 UNITS = {"none", "percentunit", "s", "short", "celsius", "hertz", "suffix:x"}
 # Panels that Grafana 10 has and later ones still do. `graph`, `table-old` and `singlestat` are gone.
@@ -108,6 +111,17 @@ def test_every_panel_explains_itself(name: str, one: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_an_empty_cell_is_empty(name: str) -> None:
+    """The words for a table without rows do not stand in each cell that has no value."""
+    tables = [one for one in panels(name) if one["type"] == "table"]
+    assert tables
+    for one in tables:
+        first = one["fieldConfig"]["overrides"][0]
+        assert first["matcher"] == {"id": "byRegexp", "options": "/.*/"}
+        assert first["properties"] == [{"id": "noValue", "value": ""}]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_data_source_is_the_chosen_one(name: str) -> None:
     """Every panel, query, variable and annotation asks the chosen data source, not one of somebody's Grafana."""
     sources = [node["datasource"] for node in _walk(DASHBOARDS[name]) if isinstance(node.get("datasource"), dict)]
@@ -140,7 +154,7 @@ def test_links_lead_somewhere(name: str) -> None:
     by_uid = {document["uid"]: document for document in DASHBOARDS.values()}
     urls = [node["url"] for node in _walk(DASHBOARDS[name]) if node.get("url")]
     assert urls
-    for url in urls:
+    for url in filter(lambda url: not url.startswith("docs/runbook.md#"), urls):
         uid, _, parameters = url.removeprefix("/d/").partition("?")
         known = {one["name"] for one in by_uid[uid]["templating"]["list"]}
         assert {match for match in re.findall(r"var-(\w+)=", parameters)} <= known
@@ -152,13 +166,19 @@ def test_links_lead_somewhere(name: str) -> None:
             assert column not in organize["excludeByName"], one["title"]
 
 
+def twice(served: Expositions) -> list[dict[str, Any]]:
+    """Some boards once more, with another target label, as in two files of a service discovery."""
+    found = [one for one in served.targets() if one["labels"]["instance"] in TWICE]
+    return [{**one, "labels": one["labels"] | {"site": "berlin"}} for one in found]
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the small fleet since before it changed, with the project's own rules."""
     rules = sorted((ROOT / "grafana/rules").glob("*.yml"))
     with (
         Expositions(small_fleet.PAGES) as served,
-        Prometheus(tmp_path_factory.mktemp("prometheus"), served.targets(), rules) as server,
+        Prometheus(tmp_path_factory.mktemp("prometheus"), [*served.targets(), *twice(served)], rules) as server,
     ):
         server.wait(lambda: min(served.asked.values()) > small_fleet.CHANGE + 3, "scraped")
         # The rules read each other, and take a few rounds to see what the last scrape brought.
@@ -211,6 +231,21 @@ def test_the_op_is_named(prometheus: Prometheus) -> None:
     assert ops[small_fleet.FALLEN] == "Conv"
     assert causes[small_fleet.FALLEN] == "dynamic_shape"
     assert not set(small_fleet.NORMAL) & (ops.keys() | causes.keys())
+
+
+def test_alerts_say_where_and_why(prometheus: Prometheus) -> None:
+    """An alert's row has the board's SoC and versions, the cause and the op; the name leads to the runbook."""
+    (row,) = (
+        labels
+        for labels, _ in _rows(prometheus, "Alerts")
+        if labels["alertname"] == "NpumonFallback" and labels["instance"] == small_fleet.FALLEN
+    )
+    told = {"soc": "QCS6490", "cause": "dynamic_shape", "op_type": "Conv", "backend_version": "v2.51.0"}
+    assert row.items() >= told.items()
+    assert len(row["version"]) == 12
+    columns = panel("fleet", "Alerts")["transformations"][-1]["options"]["indexByName"]
+    assert {*told, "version", "signal"} <= columns.keys()
+    assert "docs/runbook.md#${__value.text}" in str(panel("fleet", "Alerts")["fieldConfig"])
 
 
 def test_the_odd_board_stands_out(prometheus: Prometheus) -> None:

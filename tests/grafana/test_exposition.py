@@ -14,7 +14,6 @@ from tests.e2e.running import free_port, running
 from tests.grafana import metric_names
 from tests.grafana.prometheus_server import program
 from tests.grafana.test_alertmanager import tool
-from tests.grafana.test_rules import promtools
 
 UNITS = re.compile(r"_(percent|percentage|permille|pct|ppm|kelvin|fahrenheit|mib|kib|kb|mb|mhz|khz|ghz|usec|msec)(_|$)")
 QUANTILES = re.compile(r"_(p\d+|quantile\d*|percentile\d*|\d+th)(_|$)")
@@ -33,13 +32,11 @@ def scraped() -> Iterator[str]:
 
 
 def promtools_complaints(text: str) -> set[str]:
-    """What every promtool has to say to it."""
-    told = ""
-    for found in promtools():
-        command = [found, "check", "metrics"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
-        told += done.stdout + done.stderr
-        assert bool(done.returncode) == bool(done.stdout + done.stderr)
+    """What promtool has to say to it."""
+    command = [program("promtool"), "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+    told = done.stdout + done.stderr
+    assert bool(done.returncode) == bool(told)
     return set(told.splitlines())
 
 
@@ -66,7 +63,7 @@ def complaints(text: str) -> set[str]:
 
 
 def test_promtool_finds_nothing(scraped: str) -> None:
-    """Each promtool accepts the real daemon's exposition without a word."""
+    """Promtool accepts the real daemon's exposition without a word."""
     assert promtools_complaints(scraped) == set()
 
 

@@ -1,4 +1,4 @@
-"""The rules that compare boards with each other, on small fleets through promtool: cohorts, rollouts, shares.
+"""The rules that compare boards with each other, on small fleets through promtool: cohorts and shares.
 
 Fleets are written by a program because a readable file of twenty boards is none. One minute is one step of a series.
 """
@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.grafana.test_rules import GROUPS, RULES, promtools, run
+from grafana.promql import not_scraped, stale
+from tests.grafana.prometheus_server import program
+from tests.grafana.queries import interpolated
+from tests.grafana.test_rules import GROUPS, RULES, run
 
-LENGTH = 100  # minutes
-VERSION = "model, soc, machine, sha256, provider, onnxruntime, provider_version, backend_version"
+LENGTH = 120  # minutes
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class State:
 GOOD = State()
 NEW = replace(GOOD, backend_version="v2.51")
 FALLEN = replace(NEW, verdict="fallback", share=0.1)
+DEAD = replace(GOOD, verdict="fallback", share=0.0, target="cpu", backend_version="")
 
 
 def board(name: str, *states: tuple[int, State]) -> list[dict[str, str]]:
@@ -107,7 +110,7 @@ def at(minute: int, expr: str, *samples: tuple[str, float]) -> dict[str, Any]:
 
 
 def check(tmp_path: Path, series: list[dict[str, str]], *queries: dict[str, Any], **more: Any) -> None:
-    """Let each promtool hold the rules against what is expected."""
+    """Let promtool hold the rules against what is expected."""
     test = {"interval": "1m", "input_series": series, "promql_expr_test": list(queries)} | more
     document = {
         "rule_files": [str(path) for path in RULES],
@@ -117,8 +120,7 @@ def check(tmp_path: Path, series: list[dict[str, str]], *queries: dict[str, Any]
     }
     file = tmp_path / "fleet.json"  # JSON is YAML
     file.write_text(json.dumps(document), encoding="utf-8")
-    for tool in promtools():
-        run(tool, "test", "rules", file)
+    run(program("promtool"), "test", "rules", file)
 
 
 UNLIKE = "NpumonBoardUnlikeCohort"
@@ -194,118 +196,6 @@ def test_what_is_no_cohort_or_within_its_scatter_is_not_told(tmp_path: Path, ser
     check(tmp_path, series, *(firing(UNLIKE, minute, "instance") for minute in (35, 55)))
 
 
-def test_a_rollout_that_breaks_one_soc_is_told_for_that_soc_only(tmp_path: Path) -> None:
-    """Eight boards of each SoC get a new backend; where models then fall back, an alert says so until it is undone."""
-    other = replace(GOOD, soc="QCS8550")
-    series = fleet(4, (0, GOOD), prefix="old") + fleet(8, (0, GOOD), (20, FALLEN), (60, GOOD), prefix="bad")
-    series += fleet(4, (0, other), prefix="other") + fleet(
-        8, (0, other), (20, replace(NEW, soc="QCS8550")), prefix="fine"
-    )
-    new = {"soc": "QCS6490", "backend_version": "v2.51", "reference_backend_version": "v2.48"}
-    labels = "soc, backend_version, reference_backend_version, signal"
-    check(
-        tmp_path,
-        series,
-        firing(ROLLOUT, 29, labels),
-        firing(ROLLOUT, 32, labels, new | {"signal": "unhealthy"}, new | {"signal": "share"}),
-        # What Alertmanager inhibits by is on both: the rollout's alert stands for those of its eight boards.
-        at(
-            32,
-            'count(ALERTS{alertname="NpumonFallback", alertstate="firing"} and '
-            f'on ({VERSION}) ALERTS{{alertname="{ROLLOUT}"}})',
-            ("{}", 8),
-        ),
-        firing(ROLLOUT, 80, labels),
-    )
-
-
-def test_the_alert_on_a_rollout_names_both_versions(tmp_path: Path) -> None:
-    """Model, SoC, what is worse, and from which to which version: all is in the alert's text."""
-    slower = replace(GOOD, sha256="b" * 64, median=0.0104)
-    series = fleet(6, (0, GOOD), prefix="old") + fleet(7, (0, GOOD), (20, slower), prefix="new")
-    versions = {"onnxruntime": "1.32.0", "provider_version": "2.7.0", "backend_version": "v2.48"}
-    told = {
-        "exp_labels": {"severity": "critical", "model": "m", "soc": "QCS6490", "machine": "aarch64", "signal": "median"}
-        | {"sha256": "b" * 64, "reference_sha256": "a" * 64, "provider": "QNN"}
-        | versions
-        | {f"reference_{label}": value for label, value in versions.items()},
-        "exp_annotations": {
-            "summary": "m is worse on QCS6490 since the rollout of model bbbbbbbbbbbb",
-            "description": "The median latency is 10.4ms (median of the boards), at least 20 % more than with the "
-            "version before. Model aaaaaaaaaaaa -> bbbbbbbbbbbb, backend v2.48 -> v2.48, provider 2.7.0 -> 2.7.0, "
-            "onnxruntime 1.32.0 -> 1.32.0.",
-            "runbook_url": "docs/runbook.md#npumonrolloutregression",
-        },
-    }
-    check(tmp_path, series, alert_rule_test=[{"eval_time": "33m", "alertname": ROLLOUT, "exp_alerts": [told]}])
-
-
-DEAD = replace(GOOD, verdict="fallback", share=0.0, target="cpu", backend_version="")
-
-
-@pytest.mark.parametrize(
-    ("series", "signals"),
-    [
-        pytest.param(fleet(9, (0, GOOD), (20, FALLEN)), {"share", "unhealthy"}, id="all at once, the old is gone"),
-        pytest.param(
-            fleet(9, (0, replace(GOOD, soc="")), (20, replace(FALLEN, soc=""))),
-            {"share", "unhealthy"},
-            id="SoC not known",
-        ),
-        pytest.param(
-            fleet(5, (0, GOOD), prefix="old") + fleet(6, (0, GOOD), (20, replace(DEAD, provider_version="2.8.0"))),
-            {"share", "unhealthy"},
-            id="the new backend does not come up",
-        ),
-        pytest.param(
-            fleet(5, (0, GOOD), prefix="old")
-            + fleet(4, (0, GOOD), (20, NEW), prefix="new")
-            + fleet(3, (0, GOOD), (20, replace(NEW, verdict="degraded")), prefix="worse"),
-            {"unhealthy"},
-            id="3 of 7 boards",
-        ),
-        pytest.param(
-            fleet(5, (0, GOOD), prefix="old") + fleet(7, (0, GOOD), (20, replace(NEW, share=0.94))),
-            {"share"},
-            id="share",
-        ),
-    ],
-)
-def test_rollouts_that_are_worse(tmp_path: Path, series: list[dict[str, str]], signals: set[str]) -> None:
-    """A new version that is worse is told, whether or not the old one is still there and all labels are known."""
-    check(tmp_path, series, firing(ROLLOUT, 33, "signal", *({"signal": one} for one in signals)))
-
-
-@pytest.mark.parametrize(
-    "series",
-    [
-        pytest.param(fleet(8, (0, GOOD), prefix="old") + fleet(4, (0, GOOD), (20, FALLEN)), id="4 boards"),
-        pytest.param(
-            fleet(8, (0, GOOD), prefix="old")
-            + fleet(5, (0, GOOD), (20, NEW), prefix="new")
-            + fleet(2, (0, GOOD), (20, replace(NEW, verdict="degraded")), prefix="worse"),
-            id="2 of 7 boards",
-        ),
-        pytest.param(
-            fleet(6, (0, GOOD), prefix="old") + fleet(7, (0, GOOD), (20, replace(NEW, median=0.0092, share=0.96))),
-            id="15 % slower and 4 points less",
-        ),
-        pytest.param(fleet(6, (0, GOOD), prefix="old") + fleet(6, (0, FALLEN), prefix="new"), id="both from the start"),
-        pytest.param(fleet(9, (0, FALLEN), (20, GOOD)), id="better"),
-        pytest.param(
-            fleet(6, (0, GOOD), prefix="old") + fleet(6, (0, GOOD), (20, DEAD)), id="accelerators break, no rollout"
-        ),
-        pytest.param(
-            fleet(6, (0, GOOD), prefix="old") + fleet(6, (0, GOOD), (20, replace(FALLEN, soc="QCS8550"))),
-            id="no reference on that SoC",
-        ),
-    ],
-)
-def test_what_is_no_regression_of_a_rollout(tmp_path: Path, series: list[dict[str, str]]) -> None:
-    """Too few boards, small differences, no new version, and breakdowns without a rollout raise no rollout alert."""
-    check(tmp_path, series, *(firing(ROLLOUT, minute, "signal") for minute in (33, 60)))
-
-
 def test_shares_and_counts(tmp_path: Path) -> None:
     """Shares by SoC, target, backend and model file add up boards; a board without SoC counts as of SoC ""."""
     series = fleet(3, (0, GOOD)) + board("f", (0, replace(FALLEN, backend_version="v2.48")))
@@ -342,6 +232,43 @@ def test_shares_and_counts(tmp_path: Path) -> None:
         at(5, "sum(cohort:npumon_boards:count)", ("{}", 5)),
         at(5, "cohort:npumon_npu_flops_ratio:median{soc='QCS6490'} * 1 > 0", (_cohort(), 1)),
     )
+
+
+ALL = {"job": "npumon|node", "instance": ".*", "model": ".*"}
+
+
+def test_only_boards_count_as_not_scraped(tmp_path: Path) -> None:
+    """Of the node_exporters in a job with boards that write files, those without npumon are no boards; others are."""
+    series = [
+        {"series": f'up{{job="{job}", instance="{name}"}}', "values": values}
+        for job, name, values in (
+            ("node", "file", "1x5 0x20"),
+            ("node", "other", "0x30"),
+            ("npumon", "new", "0x30"),
+            ("npumon", "well", "1x30"),
+        )
+    ]
+    series.append({"series": 'npumon_board_info{job="node", instance="file", hostname="h"}', "values": "1x5 stale"})
+    counted = interpolated(not_scraped(), ALL)
+    one = '{{job="{}", instance="{}"}}'.format
+    check(
+        tmp_path,
+        series,
+        at(3, counted, (one("node", "file"), 0), (one("npumon", "new"), 1), (one("npumon", "well"), 0)),
+        at(10, counted, (one("node", "file"), 1), (one("npumon", "new"), 1), (one("npumon", "well"), 0)),
+    )
+
+
+def test_a_file_that_is_repeated_counts_as_stale(tmp_path: Path) -> None:
+    """A textfile says of itself for ever that it is not stale; the dashboard counts it after an hour."""
+    labels = 'job="node", instance="file"'
+    series = [
+        {"series": f'npumon_check_stale{{{labels}, model="m"}}', "values": "0x100"},
+        {"series": f'npumon_checks_total{{{labels}, model="m"}}', "values": "1+1x9 10x90"},
+        {"series": f"npumon_interval_seconds{{{labels}}}", "values": "60x100"},
+    ]
+    counted = interpolated(stale(), ALL)
+    check(tmp_path, series, at(65, counted, ("{}", 0)), at(75, counted, ("{}", 1)))
 
 
 def _shares(label: str, state: str, values: dict[str, float]) -> list[tuple[str, float]]:

@@ -4,11 +4,9 @@ Field times are too long for a test, so that they are shortened, here and nowher
 
 - rules: minutes of ``for`` and ``keep_firing_for`` are seconds. Expressions, labels and texts stay, except what
   :func:`hastened_rules` is handed; each of these is a literal that has to occur exactly once.
-- Prometheus' example: the two intervals, and where rules and Alertmanager are.
+- Prometheus' example: the two intervals, and where rules, Alertmanager and itself are. NpumonRulesSlow goes by half of
+  an interval, which stays that of the field, in seconds.
 - Alertmanager's example: waits, and the webhook's port.
-
-What is tested is found on PATH. NPUMON_PROMETHEUS names further directories (separated by colons) with the binaries of
-other versions, as ``dpkg-deb -x`` leaves them in ``usr/bin``; the tests that take the fixture ``version`` run on each.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ import pytest
 
 from tests.grafana.prometheus_server import Prometheus, free_port, program
 from tests.grafana.test_alertmanager import Webhook, tool
+from tests.grafana.test_rules import ALWAYS
 
 GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
-VERSIONS = ["", *filter(None, os.environ.get("NPUMON_PROMETHEUS", "").split(":"))]
-"""Directories to look into before PATH; the first is none."""
+FIELD_SECONDS = 30
+"""Between two evaluations in ``grafana/prometheus/prometheus.yml``; what is not there cannot be replaced in it."""
 
 Edits = Mapping[str, str]
 
@@ -39,13 +38,6 @@ def start(log: Path, *command: str, **environment: str) -> subprocess.Popen[byte
     """A process whose words go to ``log``."""
     with log.open("wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment)
-
-
-def first_on_path(monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
-    """Take the binaries of ``directory``, if one is named."""
-    if directory:
-        assert (Path(directory) / "prometheus").is_file(), f"NPUMON_PROMETHEUS: no prometheus in {directory}"
-        monkeypatch.setenv("PATH", directory, prepend=os.pathsep)
 
 
 def edited(text: str, edits: Edits) -> str:
@@ -79,14 +71,17 @@ class WiredPrometheus(Prometheus):
         super().__init__(directory, [])
         self.boards = directory / "boards"
         self.boards.mkdir()
-        hastened_rules(directory / "rules", rule_edits)
+        slow = "> 0.5 * prometheus_rule_group_interval_seconds"
+        times = 0.5 * FIELD_SECONDS / float(interval.removesuffix("s"))
+        hastened_rules(directory / "rules", {**(rule_edits or {}), slow: slow.replace("0.5", f"{times:g}")})
         example = (GRAFANA / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
         edits = {
-            "scrape_interval: 30s": f"scrape_interval: {interval}",
-            "evaluation_interval: 30s": f"evaluation_interval: {interval}",
+            f"scrape_interval: {FIELD_SECONDS}s": f"scrape_interval: {interval}",
+            f"evaluation_interval: {FIELD_SECONDS}s": f"evaluation_interval: {interval}",
             "../rules/npumon.recording.yml": "rules/npumon.recording.yml",
             "../rules/npumon.alerts.yml": "rules/npumon.alerts.yml",
             '"127.0.0.1:9093"': f'"{alertmanager}"',
+            "127.0.0.1:9090": self.url.removeprefix("http://"),
         }
         (directory / "prometheus.yml").write_text(edited(example, edits), encoding="utf-8")
 
@@ -99,6 +94,8 @@ class WiredPrometheus(Prometheus):
             f"--storage.tsdb.path={self._directory / 'data'}",
             f"--web.listen-address={self.url.removeprefix('http://')}",
             "--web.enable-remote-write-receiver",
+            # What fires at the very start is sent before any Alertmanager is known, and again a minute later.
+            "--rules.alert.resend-delay=5s",
             "--log.level=warn",
         )
         try:
@@ -122,9 +119,10 @@ class WiredPrometheus(Prometheus):
         return ran, waited
 
     def firing(self, alert: str = "") -> list[dict[str, Any]]:
-        """The alerts that fire, of one name if given, with labels and annotations."""
+        """The alerts that fire, of one name or of all but the one that always does, with labels and annotations."""
         found = [one for one in self.get("alerts")["alerts"] if one["state"] == "firing"]
-        return [one for one in found if alert in ("", one["labels"]["alertname"])]
+        names = {alert} if alert else {one["labels"]["alertname"] for one in found} - {ALWAYS}
+        return [one for one in found if one["labels"]["alertname"] in names]
 
 
 @contextmanager

@@ -16,7 +16,9 @@ import subprocess
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from grafana.document import laid_out
@@ -81,10 +83,22 @@ class Moment:
         return regions
 
 
-def picture(name: str, panels: list[int], moment: Moment, subtitle: str, annotations: list[str]) -> Json:
-    """What one picture shows: ``panels`` of the dashboard ``name`` in that order, and its annotations by name."""
+def picture(
+    name: str,
+    panels: list[int],
+    moment: Moment,
+    subtitle: str,
+    annotations: list[str],
+    heights: Mapping[int, int] = MappingProxyType({}),
+) -> Json:
+    """What one picture shows: ``panels`` of the dashboard ``name`` in that order, and its annotations by name.
+
+    ``heights``: of panels that are to be higher than on the dashboard, in its units.
+    """
     dashboard = json.loads((DASHBOARDS / f"{name}.json").read_text(encoding="utf-8"))
     by_id = {one["id"]: one for one in dashboard["panels"]}
+    for number, height in heights.items():
+        by_id[number]["gridPos"]["h"] = height
     shown = laid_out([by_id[number] for number in panels])
     for one in shown:
         for target in one["targets"]:
