@@ -306,13 +306,13 @@ def write_config(
     head: Sequence[str] = (),
     listen: str = "",
 ) -> Path:
-    """A configuration in ``folder``: soc_model 60, few replays, a CV gate that a busy machine passes.
+    """A configuration in ``folder``: soc_model 60, few replays, a CV gate that a busy machine passes, no budget.
 
     ``listen`` is a free port by default; to write the configuration again for a reload, pass it on.
     """
     runtime = {"soc_model": "60"} if options is None else options
     listen = listen or f"127.0.0.1:{free_port()}"
-    lines = ["[monitor]", f'listen = "{listen}"', 'state = "state"', f'interval = "{interval}"']
+    lines = ["[monitor]", f'listen = "{listen}"', 'state = "state"', f'interval = "{interval}"', "max_duty = 1.0"]
     lines += ["[runtime.options]", *(f"{key} = {json.dumps(value)}" for key, value in runtime.items()), *head]
     for name, settings in models.items():
         lines += ["[[models]]", f'name = "{name}"']

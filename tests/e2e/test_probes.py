@@ -73,9 +73,7 @@ def test_a_lost_probe_is_told_replaced_and_disturbs_no_other(
 @pytest.fixture
 def busy(tmp_path: Path, slow: Path) -> Path:
     """A configuration that keeps an inference running nearly all the time."""
-    config = write_config(tmp_path, {"slow": {"path": slow, "replays": 3, "timeout": "60s"}}, "1s")
-    config.write_text(config.read_text().replace("[monitor]\n", "[monitor]\nmax_duty = 1.0\n"))
-    return config
+    return write_config(tmp_path, {"slow": {"path": slow, "replays": 3, "timeout": "60s"}}, "1s")
 
 
 def in_mid_inference(daemon: Running) -> set[int]:

@@ -36,7 +36,6 @@ def test_an_application_that_is_silently_on_the_cpu(tmp_path: Path, good: Path) 
         wait_until(lambda: any(samples.glob("*.npz")), "a sample is kept")
     settings = {"path": good, "samples": samples, "gate": {"production": 4.0}}  # calls beside replays, on few cores
     config = write_config(tmp_path, {"m": settings}, "1s")
-    config.write_text(config.read_text().replace("[monitor]\n", "[monitor]\nmax_duty = 1.0\n"))
     with running("run", "-c", config) as daemon:
         daemon.wait_checks("m")
         with application(good, samples, "cpu"):

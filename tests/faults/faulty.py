@@ -104,8 +104,6 @@ def faulty(
         (folder / name).mkdir()
     more |= {"PYTHONPATH": INSIDE_PROBES, "NPUMON_TEST_FAULTS": str(folder / "faults"), "TMPDIR": str(folder / "tmp")}
     config = write_config(folder, models, interval)
-    # Checks every second, and an audit after each fault, would soon have to wait for a usual budget.
-    config.write_text(config.read_text().replace("[monitor]\n", "[monitor]\nmax_duty = 1.0\n"))
     with running("run", "-c", config, **more) as daemon:
         wait_until(lambda: all(daemon.checks(model) for model in models), "the first checks")
         yield Faulty(folder, daemon)

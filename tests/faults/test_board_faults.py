@@ -35,9 +35,7 @@ def selu(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configured(folder: Path, model: Path, soc: str = "60", listen: str = "") -> Path:
     """A configuration that checks the model each second, whatever that costs."""
     settings = {"path": model, "replays": 3, "compare_outputs": False, "options": {"soc_model": soc}}
-    file = write_config(folder, {"m": settings}, "1s", listen=listen)
-    file.write_text(file.read_text().replace("[monitor]\n", "[monitor]\nmax_duty = 1.0\n"))
-    return file
+    return write_config(folder, {"m": settings}, "1s", listen=listen)
 
 
 def recorded(folder: Path, model: Path) -> Path:

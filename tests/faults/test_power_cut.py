@@ -52,9 +52,7 @@ class Board:
     def configured(self, soc: str) -> Path:
         """The configuration, in which the model falls back or not."""
         settings = {"path": self.model, "replays": 2, "compare_outputs": False, "options": {"soc_model": soc}}
-        file = write_config(self.folder, {"m": settings}, "100ms")
-        file.write_text(file.read_text().replace("[monitor]\n", "[monitor]\nmax_duty = 1.0\n"))
-        return file
+        return write_config(self.folder, {"m": settings}, "100ms")
 
     def live(self, soc: str, cut_after: float, accept: bool = False) -> None:
         """Start, and cut the power so many seconds after the first check, or before it if that is negative."""
