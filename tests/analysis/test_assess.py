@@ -286,6 +286,7 @@ def test_wrong_outputs_keep_their_reason() -> None:
         "unstable": True,
         "shifted": False,
         "outputs": True,
+        "production": False,
         "failure": False,
     }
 

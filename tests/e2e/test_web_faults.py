@@ -88,8 +88,8 @@ class Crowd:
         """A client that does one ``step`` a second, in a thread of its own."""
 
         def live() -> None:
-            client = self.connect()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the crowd may be too large for it from the start
+                client = self.connect()
                 client.sendall(prepare)
                 while not self._over.wait(1.0):
                     step(client)
