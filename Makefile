@@ -29,7 +29,7 @@ SOURCES := monitor tests tools benchmarks grafana
 
 .PHONY: help
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: .venv/.done ## the demo: the daemon on the simulator with two models (ARGS= for npumon demo)
@@ -40,16 +40,17 @@ test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
 	$(DEV) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not torch and not systemd' $(ARGS)
 
 .PHONY: test-slow
-test-slow: .venv-dev/.done models ## the tests that take more than half a minute each (ARGS= for pytest)
+test-slow: .venv-dev/.done models ## the tests that take more than half a minute each, then test-prometheus (ARGS= for pytest)
 	$(DEV) -m pytest -m slow $(ARGS)
+	$(MAKE) --no-print-directory test-prometheus
 
 .PHONY: test-prometheus
-test-prometheus: .venv-dev/.done models ## rules, dashboards, chain and fleet on Debian's newest Prometheus and Alertmanager (ARGS= for pytest)
+test-prometheus: .venv-dev/.done models ## rules, dashboards, chain and fleet on the newest Prometheus of Debian
 	programs="$$($(DEV) -m tools.prometheus)" && CI=true PATH="$$programs:$$PATH" $(DEV) -m pytest tests/grafana \
 		--ignore=tests/grafana/test_types.py --ignore=tests/grafana/test_loki.py $(ARGS)
 
 .PHONY: test-systemd
-test-systemd: .venv-dev/.done ## install, run and break npumon under a real systemd, in a container, as root (ARGS= for pytest)
+test-systemd: .venv-dev/.done ## install, run and break npumon under a real systemd, in a container, as root
 	@command -v systemd-nspawn dbus-daemon >/dev/null || apt-get install -y -qq --no-install-recommends systemd-container dbus
 	CI=true $(DEV) -m pytest -m systemd tests/systemd $(ARGS)
 
@@ -83,11 +84,11 @@ bench: .venv/.done models ## every benchmark, each against its budget
 		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
 
 .PHONY: neighbour
-neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile with and without (ARGS=--rounds 40)
+neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile (ARGS=--rounds 40)
 	$(RUN) benchmarks/neighbour.py $(ARGS)
 
 .PHONY: endurance
-endurance: .venv/.done ## whether npumon is after 50,000 checks what it was before them, some 15 minutes (ARGS=--checks 2000)
+endurance: .venv/.done ## whether 50,000 checks leave anything, some 15 minutes (ARGS=--checks 2000)
 	$(RUN) benchmarks/endurance.py $(ARGS)
 
 .PHONY: dashboards
@@ -103,7 +104,7 @@ pictures: .venv-dev/.done ## draw docs/images/dashboard-*.png from a simulated r
 	$(DEV) -m tests.grafana.episode
 
 .PHONY: detection
-detection: .venv-dev/.done ## how soon npumon finds faults and how often it cries wolf, into docs/detection.md (ARGS=--quick)
+detection: .venv-dev/.done ## how soon faults are found, how often it cries wolf, into docs/detection.md
 	$(DEV) -m benchmarks.detection --write $(ARGS)
 
 .PHONY: models
@@ -129,7 +130,7 @@ sbom: .venv-supply/.done ## write dist/npumon-sbom.cdx.json: what is shipped, as
 		-o dist/npumon-sbom.cdx.json build/shipped/bin/python
 
 .PHONY: advisories
-advisories: .venv-supply/.done ## ask PyPI for known vulnerabilities of what is shipped; an answer it cannot get is a failure
+advisories: .venv-supply/.done ## ask PyPI for known vulnerabilities of what is shipped; no answer is a failure
 	.venv-supply/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/run.txt
 
 .PHONY: bundle
