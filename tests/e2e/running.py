@@ -91,6 +91,8 @@ class Terminal:
             stderr=slaves[1],
             env=environment(COLUMNS="100", TERM="xterm"),
             start_new_session=True,
+            # As a shell at a terminal starts it; what runs the tests may ignore the signal, which would be inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for slave in slaves:
             os.close(slave)

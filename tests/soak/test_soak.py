@@ -180,7 +180,7 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ("m",))
     terminal = Terminal(*bench.command("20m"))
     terminal.read(until=lambda: len(checks(bench)) >= 1 and "1 checks, m: replaying" in terminal.err)
-    assert terminal.end(signal.SIGINT) == 3
+    assert terminal.end(signal.SIGINT) == 3, terminal.out + terminal.err
     assert "[" in terminal.err
     assert "0%" in terminal.err
     assert (bench.out / "report.html").exists()
