@@ -173,7 +173,11 @@ def test_a_board_that_was_not_watched_for_long_enough_is_no_pass(scene: Scene) -
     """Ten minutes are asked for, and the fleet is younger."""
     done = gate(scene.url, "good", "--window", "10m", "--soak", "10m", "--json")
     assert done.code == 3
-    assert {name for name, one in criteria(done).items() if one["outcome"] == "unmeasured"} == {"soak"}
+    outcomes = {name: one["outcome"] for name, one in criteria(done).items()}
+    assert outcomes.pop("soak") == "unmeasured"
+    # Of so young a fleet, a window of ten minutes has one coarse step or none: Prometheus 3 leaves out its left end.
+    assert outcomes.pop("cohorts") in ("pass", "unmeasured")
+    assert set(outcomes.values()) == {"pass"}
     assert criteria(done)["soak"]["reason"] == "0 of 10 boards reached it"
 
 
