@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from monitor.outputs import wording
+from monitor.outputs.template import template
 from monitor.records import Board, CheckResult, Incident, Latency, ModelState, Placement, Runtime, Standing, Verdict
 
 if TYPE_CHECKING:
@@ -126,17 +126,6 @@ def _nodes(names: Sequence[str]) -> str:
 
 @cache
 def _template() -> Template:
-    # Imported and compiled at the first look: a board that nobody looks at does not pay for it.
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
     filters: dict[str, Any] = {
         "by_reason": wording.by_reason,
         "percent": wording.percent,
@@ -153,5 +142,4 @@ def _template() -> Template:
         "clip": lambda text: wording.clip(text, TEXT_LIMIT),
         "measured": wording.measured,
     }
-    environment.filters.update(filters)
-    return environment.get_template("page.html.j2")
+    return template("page.html.j2", filters)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -17,6 +16,7 @@ from monitor.outputs import soak as words
 from monitor.outputs import wording
 from monitor.outputs.axes import LEFT, RIGHT
 from monitor.outputs.soak_charts import WIDTH, Bars, Timeline, bars, timeline
+from monitor.outputs.template import template
 from monitor.outputs.wording import clip, printable
 from monitor.records import Verdict
 from monitor.records.soak import ModelSoak, Moment, SoakResult
@@ -136,16 +136,6 @@ def _nodes(names: Sequence[str]) -> str:
 
 @cache
 def _template() -> Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
     filters: dict[str, Any] = {
         "percent": wording.percent,
         "seconds": wording.seconds,
@@ -160,5 +150,4 @@ def _template() -> Template:
         "mib": lambda size: wording.ABSENT if size is None else f"{size / 2**20:.0f} MiB",
         "clip": lambda text: clip(printable(text), TEXT_LIMIT).replace(" %", "\u00a0%"),
     }
-    environment.filters.update(filters)
-    return environment.get_template("soak.html.j2")
+    return template("soak.html.j2", filters)

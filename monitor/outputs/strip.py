@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
 from monitor.outputs import wording
+from monitor.outputs.template import template
 from monitor.outputs.wording import clip, percent, printable
 from monitor.records import Cell, CheckResult, Lane, Strip
 
@@ -225,16 +225,6 @@ def _nodes(names: Sequence[str]) -> str:
 
 @cache
 def _template() -> Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
     filters: dict[str, Any] = {
         "percent": wording.percent,
         "flops": wording.flops,
@@ -248,5 +238,4 @@ def _template() -> Template:
         "clip": lambda text: clip(printable(text), TEXT_LIMIT),
         "pos": lambda value: f"{value:.4f}".rstrip("0").rstrip("."),
     }
-    environment.filters.update(filters)
-    return environment.get_template("strip.html.j2")
+    return template("strip.html.j2", filters)

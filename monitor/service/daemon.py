@@ -17,8 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import msgspec
-
 import monitor
 from monitor.analysis.assess import Assessment, assess, standing, undecided
 from monitor.config import Config, Gate, Model
@@ -37,6 +35,7 @@ from monitor.service import notify, reload
 from monitor.service.check import Checker
 from monitor.service.duty import Duty
 from monitor.service.handle import ProbeClosed
+from monitor.service.remarks import Remarks
 from monitor.service.schedule import HEARTBEAT, Schedule
 from monitor.service.signals import Signals
 
@@ -78,7 +77,7 @@ class Daemon:
         self._expect(config.interval)
         self._schedule = Schedule(self._defect)
         self._resumed = time.monotonic()
-        self._remarked: set[tuple[str, ...]] = set()
+        self._remarks = Remarks()
         self._noted = 0
         self._web = self._server(config, Access(config.file, config.web))
 
@@ -145,9 +144,7 @@ class Daemon:
         with self._lock:
             self._exposition.postpone(name, hold.reason, hold.seconds, count=not hold.again)
             self._write_textfile()
-        remark = ("check_postponed", name, hold.reason)
-        if remark not in self._remarked:
-            self._remarked.add(remark)
+        if self._remarks.first("check_postponed", name, hold.reason):
             logger.info("check_postponed", model=name, reason=hold.reason, detail=hold.detail)
         self._schedule.hasten(name, hold.seconds)
         return True
@@ -177,7 +174,8 @@ class Daemon:
         self._state.mark_told()
         self._say_notes()
         self._write_textfile()
-        self._remark(result)
+        for name, fields in self._remarks.of(result):
+            logger.warning(name, model=result.model, **fields)
         notify.status(self._summary())
 
     def _write_textfile(self) -> None:
@@ -188,17 +186,6 @@ class Daemon:
     def _tell(self, event: Event) -> None:
         self._exposition.count_event(event)
         event_log.emit(event, logger)
-
-    def _remark(self, result: CheckResult) -> None:
-        """Name each setting that does nothing and each sample that does not fit, once."""
-        rejected = result.samples.rejected if result.samples else ()
-        remarks = [("check_note", {"detail": note}) for note in result.notes]
-        remarks += [("sample_rejected", msgspec.to_builtins(sample)) for sample in rejected]
-        for name, fields in remarks:
-            remark = (name, result.model, *fields.values())
-            if remark not in self._remarked:
-                self._remarked.add(remark)
-                logger.warning(name, model=result.model, **fields)
 
     def _defect(self, name: str, error: Exception) -> None:
         """A check raised what it should not have: a defect of npumon, shown as such, and the service goes on."""
@@ -341,7 +328,7 @@ class Daemon:
             self._duty.adopt(config.max_duty, made)
             self._exposition.reloaded(made, time.time())
             self._expect(config.interval)
-            self._remarked = {remark for remark in self._remarked if remark[1] in changes.unchanged}
+            self._remarks.keep(changes.unchanged)
             self._forget()
             self._write_textfile()
         self._reschedule(changes, config.interval)

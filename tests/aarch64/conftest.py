@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import pytest
 
 from tests import published
 from tests.e2e.running import free_port
+from tests.wheel import build
 from tools import emulation
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0
 """Seconds for what takes a tenth of it on an idle machine: emulated code takes some twenty times as long as native."""
 MODEL = "swift_f0"
@@ -24,15 +22,8 @@ SAMPLES = 64
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of npumon itself, from a copy of the checkout, which stays as it is."""
-    source = tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "monitor", source / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "dist"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=source, check=True)
-    (made,) = (source / "dist").iterdir()
-    return made
+    """The wheel of npumon itself."""
+    return build(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="session")

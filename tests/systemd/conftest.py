@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,23 +14,16 @@ from monitor.probe import demo_model
 from tests import models
 from tests.systemd.board import Board
 from tests.systemd.container import booted
+from tests.wheel import build
 from tools.bundle import bundle as make_bundle
 
-ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of npumon itself, from a copy of the checkout, which stays as it is."""
-    source = tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "monitor", source / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "dist"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=source, check=True)
-    (made,) = (source / "dist").iterdir()
-    return made
+    """The wheel of npumon itself."""
+    return build(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="session")
