@@ -19,7 +19,8 @@ from typing import Any, Final, Protocol
 from msgspec.structs import replace
 
 from benchmarks.detection.series import REPLAYS
-from monitor.analysis.assess import assess, undecided
+from monitor.analysis.assess import assess
+from monitor.analysis.instability import undecided
 from monitor.analysis.latency import summarize
 from monitor.config import Gate
 from monitor.records import Board, CheckResult, Latency, ModelState, NodeCounts, Placement, Replays, Runtime, Samples

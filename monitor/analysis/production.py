@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from monitor.bins import EDGES, LADDER, bin_of, quantile
@@ -22,37 +22,47 @@ COVERED: Final = 0.5
 """The share of the calls whose shapes are replayed, below which their latencies are not comparable."""
 AGREED: Final = 3
 """Comparisons in a row that must agree before it is told or over: a burst of load is no other session."""
+SILENCE: Final = 86_400.0
+"""Seconds without a comparison after which it is not known any more: the application has gone, or counts no more."""
 RELIEF: Final = 0.9
 """Share of the gate within which a ratio must come back; between the two nothing changes."""
 
 
 def together(one: Calls, other: Calls) -> Calls:
-    """The calls of two stretches of time as one."""
-    bins, shapes = Counter(one.bins), Counter(one.shapes)
-    bins.update(other.bins)
-    shapes.update(other.shapes)
-    return Calls(dict(bins), one.seconds + other.seconds, dict(shapes))
+    """The calls of two stretches of time as one; ``other`` is the later."""
+    processes = {
+        name: _sum(one.processes.get(name, {}), other.processes.get(name, {}))
+        for name in one.processes | other.processes
+    }
+    return Calls(_sum(one.bins, other.bins), one.seconds + other.seconds, other.shapes or one.shapes, processes)
 
 
 def compare(calls: Calls, latency: Latency, replayed: Collection[str]) -> Production | None:
-    """The calls beside the replays; ``None`` while they are too few. ``replayed``: the samples' shapes, if known."""
-    count = sum(calls.bins.values())
-    if count < FEWEST:
+    """The calls beside the replays; ``None`` while they are too few. ``replayed``: the samples' shapes, if known.
+
+    Each process is compared that has made enough of them: one whose session fell back calls less often than the others,
+    and is not seen in the median of all.
+    """
+    if sum(calls.bins.values()) < FEWEST:
         return None
-    bins = [calls.bins.get(number, 0) for number in range(len(EDGES) + 1)]
-    median = _finite(quantile(bins, 0.5))
     shapes = sum(calls.shapes.values())
     known = replayed and shapes
     # Both medians are read from the same bins, so that what these round off cancels out.
     replays = _finite(EDGES[min(bin_of(statistics.median(latency.replays_seconds)), len(EDGES) - 1)])
+    enough = ((name, bins) for name, bins in calls.processes.items() if sum(bins.values()) >= FEWEST)
+    process, furthest = max(
+        ((None, calls.bins), *enough), key=lambda one: abs(math.log(_quantile(one[1], 0.5) / replays))
+    )
+    median = _quantile(furthest, 0.5)
     return Production(
-        calls=count,
+        calls=sum(furthest.values()),
         median_seconds=median,
-        p95_seconds=_finite(quantile(bins, 0.95)),
+        p95_seconds=_quantile(furthest, 0.95),
         ratio=median / replays,
         covered_ratio=sum(calls.shapes.get(one, 0) for one in replayed) / shapes if known else None,
-        histogram=_histogram((_upper(number), count) for number, count in calls.bins.items()),
+        histogram=_histogram((_upper(number), count) for number, count in furthest.items()),
         replays_histogram=_histogram((seconds, 1) for seconds in latency.replays_seconds),
+        process=process,
     )
 
 
@@ -65,7 +75,16 @@ def differs(ratios: Sequence[float], gate: float) -> bool:
 def agrees(ratios: Sequence[float], gate: float) -> bool:
     """Whether the last comparisons all lie well within ``gate``."""
     limit = 1 + RELIEF * (gate - 1)
-    return all(1 / limit <= one <= limit for one in ratios[-AGREED:])
+    last = ratios[-AGREED:]
+    return len(last) == AGREED and all(1 / limit <= one <= limit for one in last)
+
+
+def _sum(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    return dict(Counter(one) + Counter(other))
+
+
+def _quantile(bins: Mapping[int, int], share: float) -> float:
+    return _finite(quantile((bins.get(number, 0) for number in range(len(EDGES) + 1)), share))
 
 
 def _histogram(values: Iterable[tuple[float, int]]) -> dict[str, int]:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.lib import format as npy
 
 Feeds = dict[str, "np.ndarray[Any, Any]"]
 
+_DEEPEST: Final = 32
+"""Lists in lists that an input may be made of; one that contains itself has no end."""
+
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of an array, of anything that arrays are made from, or of an OrtValue, whose ``shape`` is a method."""
+    """The shape of an array, of anything that arrays are made from, or of an OrtValue, whose ``shape`` is a method.
+
+    Of a list the first element stands for all: to look at each one, as numpy does, takes as long as to copy them.
+    Raises ``ValueError`` for one without end, and what a ``shape`` that is called raises.
+    """
+    lengths: list[int] = []
+    while isinstance(value, list | tuple) and value:
+        lengths.append(len(value))
+        value = value[0]
+        if len(lengths) > _DEEPEST:
+            raise ValueError(f"lists in lists, more than {_DEEPEST} of them")
     shape = getattr(value, "shape", None)
     if callable(shape):
         shape = shape()
-    return tuple(np.shape(value) if shape is None else shape)
+    return (*lengths, *(np.shape(value) if shape is None else shape))
 
 
 def copied(feeds: Mapping[str, Any], most_bytes: int) -> Feeds:

@@ -30,6 +30,8 @@ REFRESH: Final = 3600.0
 """Seconds after which a file is written again although nothing was counted: its process lives."""
 MOST_SHAPES: Final = 64
 OTHER_SHAPES: Final = "other"
+MOST_TEXT: Final = 32 * 1024
+"""Characters that the names of all shapes may have: a decoder has a hundred inputs, and new shapes with every token."""
 
 
 class Ledger:
@@ -41,6 +43,7 @@ class Ledger:
         self._bins = [0] * (len(EDGES) + 1)
         self._seconds = 0.0
         self._shapes: dict[str, int] = {}
+        self._text = 0
         self._dropped = 0
         self._begun = time.monotonic()
         self._file = folder / f"calls-{os.getpid()}-{token}.json"
@@ -59,8 +62,11 @@ class Ledger:
         """Count the shapes of one of the calls that stand for all."""
         shapes = shapes_of((name, shape_of(value)) for name, value in feeds.items())
         with self._lock:
-            if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
-                shapes = OTHER_SHAPES
+            if shapes not in self._shapes:
+                if len(self._shapes) < MOST_SHAPES and self._text + len(shapes) <= MOST_TEXT:
+                    self._text += len(shapes)
+                else:
+                    shapes = OTHER_SHAPES
             self._shapes[shapes] = self._shapes.get(shapes, 0) + 1
 
     def drop(self) -> None:
@@ -92,9 +98,10 @@ class Ledger:
         found: list[tuple[float, Path]] = []
         for file in self._file.parent.glob(PATTERN):
             with contextlib.suppress(FileNotFoundError):
-                found.append((math.inf if file == self._file else file.stat().st_mtime, file))
+                found.append((math.inf if file == self._file else file.lstat().st_mtime, file))
         found.sort(reverse=True)
         now = time.time()
         for number, (written, file) in enumerate(found):
             if number >= MOST_FILES or now - written > LONGEST_KEPT:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # gone already, or none of a tap's
+                    file.unlink()

@@ -80,7 +80,7 @@ class _Complaint(NamedTuple):
     @property
     def kind(self) -> tuple[object, ...]:
         """What two complaints have in common of which one is enough."""
-        return self.what, type(self.error), getattr(self.error, "errno", None)
+        return self.what, type(self.error), str(self.error.errno) if isinstance(self.error, OSError) else ""
 
 
 class Writer:
@@ -102,6 +102,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Sample | _Complaint | None] = queue.SimpleQueue()
         self._told: set[tuple[object, ...]] = set()
         self._made_folder = False
+        self._patience = PATIENCE
 
     # ------------------------------------------------------------------------------------- for any thread
 
@@ -140,10 +141,11 @@ class Writer:
         self._queue.put(None)
 
     def close(self) -> None:
-        """As :meth:`stop`, and wait for it, for :data:`PATIENCE` at most."""
+        """As :meth:`stop`, and wait for it, for :data:`PATIENCE` at most; no second time, as at a process's end."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self.stop()
-            self._thread.join(PATIENCE)
+            patience, self._patience = self._patience, 0.0
+            self._thread.join(patience)
 
     # ------------------------------------------------------------------------------------- its own thread
 
@@ -174,8 +176,7 @@ class Writer:
         redact, largest = self._settings.redact, self._settings.largest
         try:
             feeds = sample.feeds if redact is None else redact(sample.feeds)
-            if feeds is not None:
-                arrays = acceptable(feeds, largest)
+            if feeds is not None and (arrays := acceptable(feeds, largest)):
                 sample.reservoir.put(sample.rank, sample.timestamp, partial(save, arrays), self._settings.mode)
         except BaseException as error:  # also a hook's SystemExit: the thread goes on
             self.ledger.drop()
@@ -203,7 +204,14 @@ class Writer:
         # With parents only once: what has gone since may be what was mounted there.
         mode = self._settings.mode
         searchable = 0o700 | mode & 0o044 | (mode & 0o044) >> 2
-        self._settings.folder.mkdir(mode=searchable, parents=not self._made_folder, exist_ok=True)
+        folder = self._settings.folder
+        try:
+            folder.mkdir(mode=searchable, parents=not self._made_folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        else:
+            folder.chmod(folder.stat().st_mode | searchable)  # what the application's umask took
         self._made_folder = True
 
     def _tell(self, complaint: _Complaint) -> None:
@@ -211,7 +219,7 @@ class Writer:
             self._told.add(complaint.kind)
             what, error = complaint
             with contextlib.suppress(Exception):  # the application's handlers are not ours to trust
-                _log.warning("%s: %s: %s: %s", self._settings.folder, what, type(error).__name__, error)
+                _log.warning("%s: %s: %s: %s", self._settings.folder, what, type(error).__name__, str(error))
 
 
 def _close(writer: weakref.ref[Writer]) -> None:

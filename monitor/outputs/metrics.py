@@ -17,7 +17,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from monitor.outputs import board as boards
-from monitor.outputs.families import Tally, families, present
+from monitor.outputs.families import families, present
+from monitor.outputs.tally import Tally
 from monitor.records import Board, BoardReading, CheckResult, Event, Postponed, Standing
 
 PATIENCE = 3

@@ -111,7 +111,7 @@ class ModelState(Struct, frozen=True):
 
     Its open incidents, its last checks (oldest first), its baselines (that of the present identity first), which kinds
     of incidents come and go, and the ``stamp`` of the last incident's id. Of the application: the ``calls`` that are
-    too few to be compared yet, and the ``ratios`` of the last comparisons.
+    too few to be compared yet, the ``ratios`` of the last comparisons, and when the last one was (UTC seconds).
     """
 
     model: str
@@ -126,6 +126,7 @@ class ModelState(Struct, frozen=True):
     differs: Incident | None = None
     calls: Calls = Calls()
     ratios: tuple[float, ...] = ()
+    compared: float = 0.0
 
     @property
     def incidents(self) -> tuple[Incident, ...]:

@@ -24,18 +24,24 @@ class Ledger(Struct, frozen=True):
 
 
 class Calls(Struct, frozen=True, array_like=True):
-    """Calls of all processes in some stretch of time: by bin (those that are not empty), their sum, by input shapes."""
+    """Calls in some stretch of time: by bin (those that are not empty), their sum, and by bin for each process.
+
+    ``shapes`` counts the last ones by the shapes of their inputs, of as many as are known of, also from before.
+    """
 
     bins: dict[int, int] = {}
     seconds: float = 0.0
     shapes: dict[str, int] = {}
+    processes: dict[str, dict[int, int]] = {}
 
 
 class Production(Struct, frozen=True):
     """The application's calls beside the replays of the same time.
 
-    ``ratio`` is its median by theirs. ``covered_ratio`` is the share of the calls whose input shapes are among the
-    replayed samples'; ``None`` if these are not known. The histograms count by upper bounds in seconds, ``+Inf`` last.
+    Of several processes those of the one that is furthest from the replays, if that is further than all together:
+    ``process``, the name of its ledger, which has its process id. ``ratio`` is its median by theirs. ``covered_ratio``
+    is the share of the calls whose input shapes are among the replayed samples'; ``None`` if these are not known. The
+    histograms count by upper bounds in seconds, ``+Inf`` last.
     """
 
     calls: int
@@ -45,3 +51,4 @@ class Production(Struct, frozen=True):
     covered_ratio: float | None = None
     histogram: dict[str, int] = {}
     replays_histogram: dict[str, int] = {}
+    process: str | None = None

@@ -14,8 +14,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from monitor.analysis import verdict as verdicts
-from monitor.analysis.assess import assess, undecided
+from monitor.analysis.assess import assess
 from monitor.analysis.deep import deep
+from monitor.analysis.instability import undecided
 from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.records import (

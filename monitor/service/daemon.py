@@ -18,24 +18,23 @@ from functools import partial
 from typing import Final
 
 import monitor
-from monitor.analysis.assess import Assessment, assess, standing, undecided
-from monitor.config import Config, Gate, Model
+from monitor.analysis.assess import Assessment, assess
+from monitor.analysis.instability import undecided
+from monitor.config import Config, Model
 from monitor.errors import UsageError
-from monitor.outputs import events as event_log
-from monitor.outputs import page
 from monitor.outputs.access import Access
 from monitor.outputs.log import logger
 from monitor.outputs.metrics import Exposition
-from monitor.outputs.state import State, StateWriteError
+from monitor.outputs.state import State
 from monitor.outputs.textfile import Textfile
 from monitor.outputs.web import WebServer
-from monitor.records import BaselineRequest, CheckResult, Event, Failure, ModelState
+from monitor.records import BaselineRequest, CheckResult, Failure, ModelState
 from monitor.service import board as boards
 from monitor.service import notify, reload
 from monitor.service.check import Checker
 from monitor.service.duty import Duty
 from monitor.service.handle import ProbeClosed
-from monitor.service.remarks import Remarks
+from monitor.service.recorder import Recorder
 from monitor.service.schedule import HEARTBEAT, Schedule
 from monitor.service.signals import Signals
 
@@ -67,18 +66,14 @@ class Daemon:
         self._checkers = {model.name: self._checker(model, config) for model in config.models}
         self._retired = reload.Retired(GRACE)
         self._file = reload.Watch(config)
-        # Of models that are not watched too: one that comes back goes on where it was.
-        self._models = self._state.model_states()
-        self._results = self._state.results()
-        self._forget()
         self._exposition = Exposition(
             self._checkers, self._board, monitor.__version__, time.time(), duty=self._duty.ratio
         )
         self._expect(config.interval)
+        self._recorder = Recorder(self._state, self._exposition, textfile)
+        self._recorder.forget(self._checkers)
         self._schedule = Schedule(self._defect)
         self._resumed = time.monotonic()
-        self._remarks = Remarks()
-        self._noted = 0
         self._web = self._server(config, Access(config.file, config.web))
 
     def run(self) -> None:
@@ -87,7 +82,7 @@ class Daemon:
         try:
             self._web.start()
             self._say_start()
-            self._write_textfile()
+            self._recorder.write()
             for name in self._checkers:
                 self._schedule.add(name, self._config.interval, partial(self._check, name))
             self._schedule.start()
@@ -122,14 +117,15 @@ class Daemon:
             if checker.backoff.remaining > 0 or self._postponed(name, checker):
                 return
             found: Assessment | None = None
-            state = self._models.get(name, ModelState(name))
+            state = self._recorder.model_state(name)
             requests = dict(self._state.requests(name))
             with contextlib.suppress(ProbeClosed):
                 found = self._assessed(checker, state, tuple(requests.values()))
             with self._lock:
                 current = self._checkers.get(name) is checker
                 if current and found is not None:
-                    self._conclude(found, checker.model.gate, tuple(requests))
+                    self._recorder.conclude(found, checker.model.gate, tuple(requests))
+                    notify.status(self._summary())
             if current:
                 if checker.backoff.remaining > 0:
                     self._schedule.hasten(name, checker.backoff.remaining)
@@ -142,10 +138,7 @@ class Daemon:
         if hold is None:
             return False
         with self._lock:
-            self._exposition.postpone(name, hold.reason, hold.seconds, count=not hold.again)
-            self._write_textfile()
-        if self._remarks.first("check_postponed", name, hold.reason):
-            logger.info("check_postponed", model=name, reason=hold.reason, detail=hold.detail)
+            self._recorder.postpone(name, hold)
         self._schedule.hasten(name, hold.seconds)
         return True
 
@@ -158,35 +151,6 @@ class Daemon:
             found = assess(state, checker.look_again(result), gate, self._board, requests)
         return found
 
-    def _conclude(self, found: Assessment, gate: Gate, served: tuple[int, ...] = ()) -> None:
-        """Everything that follows from a check, in the order that loses least."""
-        after, result, events = found
-        try:
-            self._state.save_check(result, after, events, served)
-        except StateWriteError as error:
-            self._exposition.count_state_write_failure()
-            logger.error("state_not_written", error=str(error))
-        self._models[result.model] = after
-        self._results[result.model] = result
-        self._exposition.record(result, standing(after, result, gate))
-        for event in events:
-            self._tell(event)
-        self._state.mark_told()
-        self._say_notes()
-        self._write_textfile()
-        for name, fields in self._remarks.of(result):
-            logger.warning(name, model=result.model, **fields)
-        notify.status(self._summary())
-
-    def _write_textfile(self) -> None:
-        """With the lock held, once the schedule runs: checks and reloads come from different threads."""
-        if self._textfile is not None:
-            self._textfile.write(self._exposition.text())
-
-    def _tell(self, event: Event) -> None:
-        self._exposition.count_event(event)
-        event_log.emit(event, logger)
-
     def _defect(self, name: str, error: Exception) -> None:
         """A check raised what it should not have: a defect of npumon, shown as such, and the service goes on."""
         failure = Failure("internal", _defect(error), "please report it with the log")
@@ -194,8 +158,9 @@ class Daemon:
         result = CheckResult(name, time.time(), 0.0, "unknown", failure.detail, error=failure)
         with contextlib.suppress(Exception), self._lock:
             if (checker := self._checkers.get(name)) is not None:
-                state, gate = self._models.get(name, ModelState(name)), checker.model.gate
-                self._conclude(assess(state, result, gate, self._board), gate)
+                gate = checker.model.gate
+                self._recorder.conclude(assess(self._recorder.model_state(name), result, gate, self._board), gate)
+                notify.status(self._summary())
 
     # ------------------------------------------------------------------------------------------------- life
 
@@ -227,8 +192,7 @@ class Daemon:
         self._state.close()
 
     def _say_start(self) -> None:
-        untold = self._state.untold()
-        self._say_notes()
+        self._recorder.say_notes()
         logger.info(
             "started",
             version=monitor.__version__,
@@ -236,28 +200,13 @@ class Daemon:
             address=self.address,
             interval_seconds=self._config.interval,
         )
-        for event in untold:  # an earlier life ended between writing these and telling them
-            event_log.emit(event, logger)
-        self._state.mark_told()
-
-    def _say_notes(self) -> None:
-        for note in self._state.notes[self._noted :]:
-            logger.warning("state_damaged", detail=note)
-        self._noted = len(self._state.notes)
+        self._recorder.say_untold()
 
     def _summary(self) -> str:
-        verdicts = [f"{name} {self._results[name].verdict}" for name in self._checkers if name in self._results]
-        return f"{self.address}: {', '.join(verdicts)}"
+        return f"{self.address}: {self._recorder.summary(self._checkers)}"
 
     def _page(self) -> str:
-        gates = {name: checker.model.gate for name, checker in self._checkers.items()}
-        results, states = dict(self._results), dict(self._models)
-        standings = {
-            name: standing(states[name], results[name], gate)
-            for name, gate in gates.items()
-            if name in states and name in results
-        }
-        return page.render(results, self._board, time.time(), list(gates), states, standings, self._exposition.stale())
+        return self._recorder.page({name: checker.model.gate for name, checker in self._checkers.items()}, self._board)
 
     def _checker(self, model: Model, config: Config) -> Checker:
         account = self._duty.account(model.name)
@@ -287,9 +236,7 @@ class Daemon:
             web = self._bound(config, access)
         except Exception as error:  # a defect that shows here must not end what has worked so far
             with self._lock:
-                self._exposition.reload_failed()
-                self._write_textfile()
-            logger.error("config_not_reloaded", error=str(error) if isinstance(error, UsageError) else _defect(error))
+                self._recorder.refuse(str(error) if isinstance(error, UsageError) else _defect(error))
         else:
             self._adopt(config, web, access)
         notify.ready()
@@ -326,11 +273,9 @@ class Daemon:
                 made[name].audit_interval = config.audit_interval
             self._checkers = made
             self._duty.adopt(config.max_duty, made)
-            self._exposition.reloaded(made, time.time())
+            self._recorder.adopt(made, changes.unchanged, time.time())
             self._expect(config.interval)
-            self._remarks.keep(changes.unchanged)
-            self._forget()
-            self._write_textfile()
+            self._recorder.write()
         self._reschedule(changes, config.interval)
         old, self._config, self._web = self._web, config, web
         if old is not web:
@@ -352,16 +297,6 @@ class Daemon:
 
     def _expect(self, interval: float) -> None:
         self._exposition.expect(interval, {name: checker.longest for name, checker in self._checkers.items()})
-
-    def _forget(self) -> None:
-        """Drop the models that were not watched for longest; those that left lately are kept, bounded in number."""
-        names = self._models.keys() | self._results.keys()
-        checked = [(self._results[name].timestamp if name in self._results else 0.0, name) for name in names]
-        for name in reload.forgettable(checked, self._checkers):
-            with contextlib.suppress(StateWriteError):  # then a later reload or start does it
-                self._state.forget(name)
-            self._models.pop(name, None)
-            self._results.pop(name, None)
 
 
 def _defect(error: Exception) -> str:

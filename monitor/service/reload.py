@@ -8,16 +8,12 @@ computing may end: :class:`Retired` sees to both.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from monitor.config import Config, Model, load
 from monitor.document import digest_of
 from monitor.errors import UsageError
 from monitor.service.check import Checker
-
-REMEMBERED: Final = 16
-"""Models that were removed and are remembered, for when that was a mistake; those checked last."""
 
 
 class Changes(NamedTuple):
@@ -71,12 +67,6 @@ def changes(old: Config, new: Config) -> Changes:
         changed=tuple(name for name in kept if name not in equal),
         unchanged=tuple(name for name in kept if name in equal),
     )
-
-
-def forgettable(checked: Iterable[tuple[float, str]], watched: Collection[str]) -> list[str]:
-    """Which of the models that were ``checked`` (UTC seconds and name) are neither watched nor to be remembered."""
-    unwatched = sorted((pair for pair in checked if pair[1] not in watched), reverse=True)
-    return [name for _, name in unwatched[REMEMBERED:]]
 
 
 class Retired:

@@ -6,10 +6,10 @@ it began with, and is never throttled: the board under it is there for nothing e
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from monitor.analysis.assess import assess, undecided
+from monitor.analysis.assess import assess
+from monitor.analysis.instability import undecided
 from monitor.config import Config, Model
 from monitor.errors import MeasureError
 from monitor.outputs import soak_file
@@ -63,12 +64,14 @@ def soak(
     Raises :class:`UsageError` if ``folder`` has a soak of something else, :class:`MeasureError` if a model's file
     cannot be read, and :class:`SoakWriteError` if a check cannot be kept.
     """
+    signals = Signals()  # first: also a Ctrl-C while large models are hashed ends it in good order
     subject = subject_of(config, models, pace)
-    with soak_file.begun(folder, subject, duration) as file:
-        if file.elapsed >= duration:
-            return
-        loop = _Loop(config, models, duration, pace, file)
-        signals = Signals()
+    with ExitStack() as held:
+        with soak_file.undamaged(folder):
+            file = held.enter_context(soak_file.begun(folder, subject, duration))
+            if file.elapsed >= duration:
+                return
+            loop = _Loop(config, models, duration, pace, file)
         loop.start()
         try:
             while loop.is_alive():
@@ -142,7 +145,7 @@ class _Loop(threading.Thread):
 
     def run(self) -> None:
         try:
-            with contextlib.suppress(ProbeClosed):
+            with suppress(ProbeClosed):
                 while not self._over():
                     self._round()
         except Exception as error:
@@ -156,12 +159,16 @@ class _Loop(threading.Thread):
         for checker in self._checkers:
             if self._over():
                 return
-            if not checker.backoff.remaining:
+            # What ends a soak is a check that is recorded: the last one is also made of what is left alone till later.
+            if not checker.backoff.remaining or self._elapsed() >= self._duration:
                 self._check(checker)
         # Where every model fails at once, failing again and again is no soak.
         rest = min(checker.backoff.remaining for checker in self._checkers)
         left = self._duration - self._elapsed()
-        self._stopped.wait(max(0.0, min(left, max(start + self._pace - time.monotonic(), rest))))
+        pause = max(0.0, min(left, max(start + self._pace - time.monotonic(), rest)))
+        if pause > LOOK:
+            self._doing = "waiting"
+        self._stopped.wait(pause)
 
     def _check(self, checker: Checker) -> None:
         model = checker.model

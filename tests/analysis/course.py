@@ -14,7 +14,8 @@ from typing import Any
 import jsonschema
 import msgspec
 
-from monitor.analysis.assess import Assessment, assess, undecided
+from monitor.analysis.assess import Assessment, assess
+from monitor.analysis.instability import undecided
 from monitor.analysis.latency import summarize
 from monitor.config import Gate
 from monitor.outputs.events import schema, to_json

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from monitor.analysis.assess import assess, standing, undecided
+from monitor.analysis.assess import assess, standing
 from monitor.analysis.baselines import MOST as MOST_BASELINES
+from monitor.analysis.instability import undecided
 from monitor.analysis.latency import summarize
 from monitor.analysis.slow import MOST as MOST_DIGESTS
 from monitor.config import Gate

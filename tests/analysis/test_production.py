@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from monitor.analysis.production import AGREED, COVERED, FEWEST, agrees, compare, differs, together
 from monitor.bins import STEP, bin_of
@@ -78,6 +79,41 @@ def test_an_application_on_another_session_is_told_and_cleared(seconds: float, s
     assert course.verdicts[-1] == "healthy"
 
 
+@pytest.mark.parametrize("seconds", [0.030, 0.003])
+def test_one_process_of_several_that_fell_back(seconds: float) -> None:
+    """A worker whose session fell back alone is lost among the others' calls, and is told with its own distribution."""
+    course, healthy = Course(), Healthy(6)
+    fine, other = calls(0.010, 300), calls(seconds, 100)
+    both = replace(together(fine, other), processes={"calls-1-aa": fine.bins, "calls-2-bb": other.bins})
+    alone = replace(fine, processes={"calls-1-aa": fine.bins})
+    course.checks(6, healthy, calls=alone)
+    assert course.events == []
+    course.checks(6, healthy, calls=both)
+    (event,) = course.events
+    assert event.cause == "production_differs"
+    assert event.production is not None
+    assert event.production.calls == 100
+    assert event.production.process == "calls-2-bb"
+    assert event.reason.startswith("the application's calls in calls-2-bb take ")
+    assert event.production.ratio == pytest.approx(seconds / 0.010, rel=0.1)
+    course.checks(6, healthy, calls=alone)
+    assert course.names == ["latency_shifted", "latency_recovered"]
+
+
+def test_a_process_that_called_seldom_waits_for_more() -> None:
+    """A handful of slow calls of one process are no median; over several checks they become one."""
+    course, healthy = Course(), Healthy(7)
+    fine, few = calls(0.010, 300), calls(0.050, FEWEST - 1)
+    course.checks(6, healthy, calls=replace(together(fine, few), processes={"a": fine.bins, "b": few.bins}))
+    assert course.events == []
+    few = calls(0.050, FEWEST // 3)
+    both = replace(together(fine, few), processes={"a": fine.bins, "b": few.bins})
+    found = compare(together(both, together(both, both)), latency(0.010), ())
+    assert found is not None
+    assert found.calls == FEWEST
+    assert found.ratio == pytest.approx(5, rel=0.1)
+
+
 def test_a_burst_of_load_is_no_other_session() -> None:
     """Two slow comparisons between good ones raise nothing, however slow; nor does scatter within the gate."""
     course, healthy = Course(), Healthy(2)
@@ -96,7 +132,7 @@ def test_other_shapes_are_not_comparable() -> None:
     found = course.assessed[-1].result.production
     assert found is not None
     assert found.covered_ratio == 0.0
-    mostly = together(calls(0.050), calls(0.050, int(100 / COVERED) - 110, OTHER))
+    mostly = replace(calls(0.050), shapes={SAME: 100, OTHER: int(100 / COVERED) - 110})
     course.checks(6, healthy, samples=samples, calls=mostly)
     assert course.names == ["latency_shifted"]
 
@@ -107,6 +143,31 @@ def test_another_model_begins_anew() -> None:
     course.checks(2, healthy, calls=calls(0.050))
     course.check(healthy, calls=calls(0.050), model_sha256="f" * 64)
     assert "latency_shifted" not in course.names
+
+
+@pytest.mark.parametrize("silence", [None, Calls(), calls(0.050, shapes=OTHER)], ids=["gone", "idle", "other shapes"])
+def test_what_nobody_sees_any_more_is_over(silence: Calls | None) -> None:
+    """An application that stopped, or calls with other shapes, is not called degraded for ever: for a day."""
+    course, healthy = Course(), Healthy(9)
+    samples = Samples("files", 4, shapes=(SAME,))
+    course.checks(3, healthy, samples=samples, calls=calls(0.050))
+    course.checks(1440, healthy, samples=samples, calls=silence)
+    assert course.names == ["latency_shifted"]
+    assert course.verdicts[-1] == "degraded"
+    course.check(healthy, samples=samples, calls=silence)
+    assert course.names == ["latency_shifted", "latency_recovered"]
+    assert course.events[1].id == course.events[0].id
+    assert course.verdicts[-1] == "healthy"
+
+
+def test_another_model_ends_it_after_as_many_comparisons() -> None:
+    """An update of the model is no evidence that the application has it, too: three good comparisons are."""
+    course, healthy = Course(), Healthy(8)
+    course.checks(3, healthy, calls=calls(0.050))
+    course.checks(AGREED - 1, healthy, calls=calls(0.010), model_sha256="f" * 64)
+    assert "latency_recovered" not in course.names
+    course.check(healthy, calls=calls(0.010), model_sha256="f" * 64)
+    assert course.names[-1] == "latency_recovered"
 
 
 def test_the_gate_is_configured() -> None:

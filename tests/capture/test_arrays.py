@@ -63,6 +63,25 @@ def test_what_runtimes_take_is_copied(value: Any, expected: npt.NDArray[Any]) ->
     assert copy.flags.c_contiguous
 
 
+class Untouched:
+    """May not be looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+def test_a_list_is_not_gone_through_for_its_shape() -> None:
+    """The first element of each list tells, since going through all takes as long as the copy that a call is spared."""
+    assert shape_of([[1.0, 2.0], Untouched(), Untouched()]) == (3, 2)
+    assert shape_of(([np.zeros((4, 5))], Untouched())) == (2, 1, 4, 5)
+    assert shape_of([]) == (0,)
+    assert shape_of([[], Untouched()]) == (2, 0)
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ValueError, match="lists in lists"):
+        shape_of(loop)
+
+
 @pytest.mark.parametrize("wrapped", [lambda x: x, Tensor, ort.OrtValue.ortvalue_from_numpy])
 def test_a_copy_shares_nothing(wrapped: Any) -> None:
     """Who writes into his buffer after the call does not write into the sample."""

@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 
 from monitor.bins import EDGES, bin_of, quantile
-from monitor.capture.ledger import LONGEST_KEPT, MOST_FILES, MOST_SHAPES, OTHER_SHAPES, REFRESH, VERSION, Ledger
+from monitor.capture.ledger import (
+    LONGEST_KEPT,
+    MOST_FILES,
+    MOST_SHAPES,
+    MOST_TEXT,
+    OTHER_SHAPES,
+    REFRESH,
+    VERSION,
+    Ledger,
+)
 from tests.capture.offering import ledgers
 
 
@@ -125,6 +134,18 @@ def test_shapes_are_bounded(tmp_path: Path) -> None:
     assert sum(shapes.values()) == 1000
 
 
+def test_the_names_of_shapes_are_bounded(tmp_path: Path) -> None:
+    """A decoder has a hundred inputs and new shapes with every token; its file stays small enough for every reader."""
+    ledger = Ledger(tmp_path, "aa")
+    for step in range(MOST_SHAPES):
+        ledger.count_shapes({f"past_key_values.{layer}.key": np.empty((1, 8, step, 64)) for layer in range(160)})
+    ledger.write(0o600)
+    shapes = ledgers(tmp_path)[0]["shapes"]
+    assert len(shapes) > 5
+    assert sum(map(len, shapes)) <= MOST_TEXT + len(OTHER_SHAPES)
+    assert sum(shapes.values()) == MOST_SHAPES
+
+
 def test_the_file_is_written_for_news_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle application does not wear the disk, but shows within the hour that it lives."""
     ledger = Ledger(tmp_path, "aa")
@@ -161,13 +182,17 @@ def test_files_of_processes_that_are_gone_are_let_go(tmp_path: Path) -> None:
         file.write_text("{}")
         os.utime(file, (now - number * 60, now - number * 60))
     os.utime(tmp_path / "calls-5-bb.json", (now - LONGEST_KEPT - 60,) * 2)
+    (tmp_path / "calls-200-bb.json").mkdir()
+    (tmp_path / "calls-201-bb.json").symlink_to("calls-201-bb.json")
+    for name in ("calls-200-bb.json", "calls-201-bb.json"):
+        os.utime(tmp_path / name, (now - LONGEST_KEPT - 30,) * 2, follow_symlinks=False)
     other = tmp_path / "notes.json"
     other.write_text("{}")
     os.utime(other, (0, 0))
     ledger = Ledger(tmp_path, "aa")
     ledger.write(0o600)
     left = {int(file.name.split("-")[1]) for file in tmp_path.glob("calls-*-bb.json")}
-    assert left == set(range(MOST_FILES)) - {5}
+    assert left == set(range(MOST_FILES)) - {5} | {200}, "a folder by such a name is nobody's ledger, and stops nothing"
     assert other.exists()
 
 

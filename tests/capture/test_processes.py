@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from monitor.capture import InputTap
 from tests.capture.offering import CROWD_CALLS, CROWDED, assert_uniform, kept, ledgers, numbered, numbers
 from tests.e2e.running import environment
+from tests.faults.apart import disk
 
 QUIET = ("-W", "ignore::DeprecationWarning")
 """From Python 3.12 on, to fork beside any thread, also numpy's, is called dangerous, as it is."""
@@ -271,3 +273,48 @@ def test_a_folder_that_may_not_be_written(public: Path) -> None:
     assert all("PermissionError" in line for line in lines)
     assert sum(ledgers(public)[0]["bins"]) == 4
     assert ledgers(public)[0]["dropped"] == 2
+
+
+SMALL_DISK = """
+import json, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+from monitor.capture import InputTap
+from tests.faults.apart import fill
+from tests.capture.offering import ledgers, numbered, numbers, settle
+folder = Path(sys.argv[1]) / "samples"
+tap = InputTap(folder, keep=16, rate=1.0)
+def call(number, **more):
+    tap.offer({**numbered(number), **more}, 0.001)
+    settle(tap)
+    time.sleep(0.05)
+call(1)
+if sys.argv[2] == "full":
+    ballast = fill(folder.parent)
+    mend = ballast.unlink
+else:
+    subprocess.run(["mount", "-o", "remount,ro", folder.parent], check=True)
+    mend = lambda: subprocess.run(["mount", "-o", "remount,rw", folder.parent], check=True)
+for number in range(2, 6):
+    call(number, large=np.zeros(20_000))
+left = [file.name for file in folder.iterdir() if file.name.startswith(".")]
+mend()
+call(6)
+tap.close()
+(calls,) = ledgers(folder)
+print(json.dumps([numbers(folder, "fair"), left, sum(calls["bins"]), calls["dropped"]]))
+"""
+
+
+@pytest.mark.parametrize(("what", "error"), [("full", "Errno 28"), ("read-only", "Errno 30")])
+def test_a_disk_without_room_or_rights(what: str, error: str, tmp_path: Path) -> None:
+    """A real disk that is full, or read-only as after a fault, costs the samples of that time and one line a kind."""
+    (tmp_path / "disk").mkdir()
+    command = [*disk(tmp_path / "disk", 256), sys.executable, "-c", SMALL_DISK, str(tmp_path / "disk"), what]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    kept_calls, half_written, counted, dropped = json.loads(done.stdout)
+    assert (sorted(kept_calls), half_written, counted, dropped) == ([1, 6], [], 6, 4)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "a sample was not kept" in line and error in line]
+    assert len(lines) == len({line.split(":")[1] for line in lines})

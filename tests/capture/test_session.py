@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,53 @@ def test_all_else_is_the_sessions_own(session: Any, tmp_path: Path) -> None:
         with pytest.raises(AttributeError, match="no_such_thing"):
             _ = tapped.no_such_thing
         assert not hasattr(tapped, "no_such_thing")
+
+
+def test_it_goes_into_no_other_process(session: Any, tmp_path: Path) -> None:
+    """Like the session it refuses to be pickled, at once and not in the process that it would have been sent to."""
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(session)
+    with tapping(tmp_path) as tap, pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(TappedSession(session, tap))
+    with tapping(tmp_path) as tap, pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(tap)
+
+
+def test_asynchronous_calls_are_the_sessions_own(session: Any, tmp_path: Path) -> None:
+    """``run_async`` calls back with what ``run`` returns; nothing of it is counted, since nobody sees its end."""
+    done = threading.Event()
+    found: list[Any] = []
+
+    def callback(outputs: Any, data: Any, error: str) -> None:
+        found.append((outputs[0], data, error))
+        done.set()
+
+    with tapping(tmp_path, rate=1.0) as tap:
+        TappedSession(session, tap).run_async(["y"], {"x": X}, callback, 7)
+        assert done.wait(60)
+    ((output, data, error),) = found
+    assert np.array_equal(output, session.run(None, {"x": X})[0])
+    assert (data, error) == (7, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_session_that_is_shared_by_threads(session: Any, tmp_path: Path) -> None:
+    """Sessions may run in many threads at once, tapped ones too: outputs belong to inputs, and every call counts."""
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        feeds = {"x": X + number}
+        (expected,) = session.run(None, feeds)
+        for _ in range(50):
+            if not np.array_equal(tapped.run(None, feeds)[0], expected):
+                wrong.append(number)
+
+    with tapping(tmp_path, rate=1.0) as tap:
+        tapped = TappedSession(session, tap)
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert sum(ledgers(tmp_path)[0]["bins"]) == 200

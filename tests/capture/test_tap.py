@@ -74,6 +74,19 @@ def test_the_fair_part_is_fair(tmp_path: Path) -> None:
     assert abs(calls["shapes"]["number[1]"] - 2000) < 5 * math.sqrt(8000 * 0.25 * 0.75)
 
 
+def test_restarts_leave_the_sample_fair(tmp_path: Path) -> None:
+    """Each process finds what the ones before it kept: of 6000 calls in six of them all had the same chance."""
+    for start in range(0, 6000, 1000):
+        with tapping(tmp_path, keep=128, rate=0.25) as tap:
+            for call in range(start, start + 1000):
+                tap.offer(numbered(call), 0.001)
+                settle(tap)
+    places = [number / 6000 for number in numbers(tmp_path, "fair")]
+    assert len(places) == 96
+    assert_uniform(places)
+    assert [sum(calls["bins"]) for calls in ledgers(tmp_path)] == [1000] * 6
+
+
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_the_slow_part_is_the_slow_tail(share: float, tmp_path: Path) -> None:
     """Planted slow calls are a minority of all, and nine of ten in the slow part; the fair part has its due of them."""
@@ -136,6 +149,21 @@ def test_modes_are_as_told(mode: int, folder_mode: int, tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
 
 
+def test_a_folder_has_its_mode_whatever_the_umask_is(tmp_path: Path) -> None:
+    """A service with UMask=0077 that shares its samples makes a folder that the group gets into, setgid kept."""
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o2755)
+    before = os.umask(0o077)
+    try:
+        with tapping(above / "samples", rate=1.0, mode=0o640) as tap:
+            tap.offer(numbered(1), 0.001)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((above / "samples").stat().st_mode) == 0o2750
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (above / "samples").iterdir()} == {0o640}
+
+
 def test_a_group_may_share_a_folder(tmp_path: Path) -> None:
     """In a folder that was made for a group, what is written is the group's to read: so the daemon gets at it."""
     group = 4711 if os.getuid() == 0 else os.getgroups()[-1]
@@ -162,18 +190,21 @@ def test_no_input_is_no_sample(tmp_path: Path) -> None:
 
 def test_a_hook_decides_what_is_kept(tmp_path: Path) -> None:
     """It may give back other arrays, or its argument changed, or nothing; what the application has stays untouched."""
-    offered = {name: np.arange(4.0) + 1 for name in ("changed", "replaced", "refused")}
+    offered = {name: np.arange(4.0) + 1 for name in ("changed", "replaced", "refused", "emptied")}
 
     def redact(feeds: Feeds) -> Feeds | None:
         if "changed" in feeds:
             feeds["changed"][:2] = 0
             return feeds
+        if "emptied" in feeds:
+            return {}
         return None if "refused" in feeds else {"replaced": np.zeros(2)}
 
     with tapping(tmp_path, rate=1.0, redact=redact) as tap:
         for name, array in offered.items():
             tap.offer({name: array}, 0.001)
             settle(tap)
+    assert len(kept(tmp_path)) == 2
     assert sorted((name, array.tolist()) for sample in kept(tmp_path) for name, array in sample.items()) == [
         ("changed", [0, 0, 3, 4]),
         ("replaced", [0, 0]),
@@ -230,6 +261,57 @@ def test_nonsense_is_refused_and_said_once(tmp_path: Path, caplog: pytest.LogCap
     assert calls["dropped"] == 10
 
 
+class Unspeakable(OSError):
+    """Can be neither told nor compared."""
+
+    def __init__(self) -> None:
+        super().__init__(["no number"], "x")
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Hostile:
+    """Whatever is asked of it, it raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise Unspeakable
+
+    def __len__(self) -> int:
+        raise Unspeakable
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        "text",
+        7,
+        Hostile(),
+        {"x": None},
+        {"x": Hostile()},
+        {"x": object()},
+        {"x": [[1, 2], [3]]},
+        {"x": [Hostile(), 1]},
+        {"x": b"bytes"},
+        {"x": 1j},
+        {"x": np.zeros(2, [("a", "f4")])},
+        {"x": np.array([{}, None])},
+        {7: np.zeros(1)},
+    ],
+    ids=lambda feeds: str(type(feeds).__name__),
+)
+def test_no_feeds_raise_into_the_application(feeds: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Anything may be offered; the tap goes on with the next call, says at most one line, and keeps what can be fed."""
+    with tapping(tmp_path, rate=1.0) as tap:
+        for _ in range(3):
+            tap.offer(feeds, 0.001)
+            settle(tap)
+        tap.offer(numbered(1), 0.001)
+    assert [sample["number"].tolist() for sample in kept(tmp_path) if "number" in sample] == [[1]]
+    assert sum(ledgers(tmp_path)[0]["bins"]) == 4
+    assert len(said(caplog)) <= 1
+
+
 def test_a_stalled_disk_stops_nobody(tmp_path: Path) -> None:
     """While the tap's thread is stuck, calls are counted, a few samples wait, the rest are dropped, nobody waits."""
     stuck = threading.Event()
@@ -262,6 +344,9 @@ def test_the_end_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
     start = time.monotonic()
     tap.close()
     assert time.monotonic() - start < 10
+    start = time.monotonic()
+    tap.close()
+    assert time.monotonic() - start < 0.2, "a second time, as by atexit behind multiprocessing, does not wait again"
     stuck.set()
     wait_until(lambda: not threads())
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.config import Config, Gate, Model, load
-from monitor.service.reload import REMEMBERED, Changes, Watch, changes, forgettable
+from monitor.service.recorder import REMEMBERED, forgettable
+from monitor.service.reload import Changes, Watch, changes
 
 ONE = Model("one", Path("one.onnx"), session={"session.intra_op.allow_spinning": 1})
 

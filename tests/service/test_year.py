@@ -13,7 +13,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from monitor.analysis.assess import assess, undecided
+from monitor.analysis.assess import assess
+from monitor.analysis.instability import undecided
 from monitor.analysis.latency import summarize
 from monitor.config import Gate
 from monitor.outputs.database import FILE
