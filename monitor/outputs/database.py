@@ -49,6 +49,9 @@ _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFB
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
 
+_PLACES: Final = (None, "/dev/shm")
+"""Where a copy is made for a moment: the folder for temporary files, or memory where that is full or read-only too."""
+
 _WORTH: Final = ("models", "results", "events", "requests", "untold")
 """Tables that are taken along from a damaged file: what no check measures again."""
 _MOST: Final = 1000
@@ -106,15 +109,42 @@ def in_memory(path: Path) -> sqlite3.Connection | None:
 
     Also what is only in its log is in it, since a check that forgot that would later be written over it.
     """
-    try:
-        with _copied(path) as copy, contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source:
-            if _version(source) == 0:
-                return None
-        with _copied(path) as copy, contextlib.closing(connect(copy)) as source:
-            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            source.backup(connection)
-    except (OSError, Unusable, *SqliteError):
-        return None
+    for place in _PLACES:
+        with contextlib.suppress(OSError, Unusable, *SqliteError):
+            return _loaded(path, place)
+    return None
+
+
+def _loaded(path: Path, place: str | None) -> sqlite3.Connection | None:
+    """The copy in memory, by way of ``place``; ``None`` if nothing was recorded. Raises what it likes."""
+    with _copied(path, place) as copy, contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source:
+        if _version(source) == 0:
+            return None
+    with _copied(path, place) as copy, contextlib.closing(connect(copy)) as source:
+        return _memory_of(source)
+
+
+def detached(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in memory of a database whose file has another name or none by now, and which is closed.
+
+    Before another one is made in its place: with its last connection SQLite removes the log by name, whosever it is.
+    Raises what is in :data:`SqliteError`.
+    """
+    with contextlib.closing(connection):
+        return _memory_of(connection)
+
+
+def carry(source: sqlite3.Connection, into: sqlite3.Connection) -> None:
+    """Take along what ``into`` does not have, all or nothing; raises :class:`sqlite3.Error`."""
+    with _at_once(into):
+        for table in _WORTH:
+            for row in source.execute(f"SELECT * FROM {table} ORDER BY 1"):
+                into.execute(_insertion(table, row), row)
+
+
+def _memory_of(source: sqlite3.Connection) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    source.backup(connection)
     _read_damaged_names(connection)
     return connection
 
@@ -124,14 +154,17 @@ def rescue(aside: Path, into: sqlite3.Connection) -> dict[str, int]:
 
     A row that SQLite gives need not be a record: who reads it drops what does not decode.
     """
-    with (
-        contextlib.suppress(OSError, *SqliteError),
-        _copied(aside) as copy,
-        contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source,
-    ):
-        for table in _WORTH:
-            for order in ("ASC", "DESC"):  # around what is damaged in between
-                _take(source, into, table, f"SELECT * FROM {table} ORDER BY 1 {order} LIMIT {_MOST}")
+    for place in _PLACES:
+        with (
+            contextlib.suppress(OSError, *SqliteError),
+            _copied(aside, place) as copy,
+            contextlib.closing(_opened(f"{copy.as_uri()}?mode=rw")) as source,
+        ):
+            with _at_once(into):
+                for table in _WORTH:
+                    for order in ("ASC", "DESC"):  # around what is damaged in between
+                        _take(source, into, table, f"SELECT * FROM {table} ORDER BY 1 {order} LIMIT {_MOST}")
+            break
     return {table: into.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _WORTH}
 
 
@@ -139,13 +172,30 @@ def _take(source: sqlite3.Connection, into: sqlite3.Connection, table: str, quer
     with contextlib.suppress(*SqliteError):
         for row in source.execute(query):
             with contextlib.suppress(*SqliteError):
-                into.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+                into.execute(_insertion(table, row), row)
+
+
+def _insertion(table: str, row: tuple[object, ...]) -> str:
+    return f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * len(row))})"
 
 
 @contextlib.contextmanager
-def _copied(path: Path) -> Iterator[Path]:
+def _at_once(into: sqlite3.Connection) -> Iterator[None]:
+    """One transaction: a thousand would each wait for the disk."""
+    into.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        if into.in_transaction:  # a disk that is full may have ended it
+            into.execute("COMMIT")
+    finally:
+        if into.in_transaction:
+            into.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def _copied(path: Path, place: str | None) -> Iterator[Path]:
     """A copy of a database and its log that may be written and is removed at the end. Raises :class:`OSError`."""
-    with tempfile.TemporaryDirectory(prefix="npumon-state-") as folder:
+    with tempfile.TemporaryDirectory(prefix="npumon-state-", dir=place) as folder:
         copy = Path(folder, FILE)
         shutil.copyfile(path, copy)
         with contextlib.suppress(FileNotFoundError):

@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from monitor import wire
 from monitor.errors import EXIT_UNMEASURED, NpumonError, UsageError
 from monitor.outputs import database
 from monitor.outputs.database import FILE, SqliteError, Unusable, line
@@ -37,7 +38,7 @@ from monitor.records import BaselineRequest, CheckResult, Event, ModelState, Stu
 STUDIES: Final = 64
 REQUESTS: Final = 64
 """Requests that may wait; the daemon serves a model's at its next check."""
-STUDY_LIMIT: Final = 256 * 2**20
+STUDY_LIMIT: Final = wire.FRAME_LIMIT
 """A study that unpacks to more bytes than the pipe could have brought is damage."""
 
 
@@ -80,6 +81,7 @@ class State(Stored):
         self._path = path
         self._in_memory = in_memory
         self._sound = not in_memory
+        self._place = None if in_memory else _place_of(path)
         self._owed: dict[str, _Owed] = {}
         self._untold = False
 
@@ -162,6 +164,8 @@ class State(Stored):
         """Write what is owed; a file that turns out to be damaged is replaced. Raises :class:`StateWriteError`."""
         if not self._owed:
             return
+        if self._sound and _place_of(self._path) != self._place:
+            self._detach()
         if not self._sound:
             self._reopen()
         try:
@@ -173,6 +177,13 @@ class State(Stored):
             self._reopen()
             self._write()
 
+    def _detach(self) -> None:
+        """The file was deleted or replaced: what SQLite wrote to the old one, nobody would find."""
+        self._note(f"{self._path} is not the file that was opened; what that one held is taken along")
+        self._sound = False
+        with contextlib.suppress(*SqliteError):
+            self._connection, self._in_memory = database.detached(self._connection), True
+
     def _reopen(self) -> None:
         """Open the file anew, or another one in its place. Raises :class:`StateWriteError`."""
         assert self._path is not None
@@ -180,12 +191,21 @@ class State(Stored):
             # Before the next one is made: with its last connection SQLite removes the log by name, whosever it is.
             self._connection.close()
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             connection, notes = _opened(self._path)
+            with contextlib.ExitStack() as failing:
+                failing.callback(connection.close)
+                if self._in_memory:
+                    database.carry(self._connection, connection)
+                failing.pop_all()
         except (OSError, sqlite3.Error) as error:
             why = (isinstance(error, OSError) and error.strerror) or line(error)
             raise StateWriteError(f"the state cannot be written: {why}") from error
         self._connection.close()
+        # What was told meanwhile was marked in memory only.
+        self._untold = self._untold or self._in_memory
         self._connection, self._sound, self._in_memory = connection, True, False
+        self._place = _place_of(self._path)
         for note in notes:
             self._note(note)
 
@@ -303,6 +323,15 @@ def _opened(path: Path) -> tuple[sqlite3.Connection, list[str]]:
     found = database.rescue(aside, connection)
     kept = ", ".join(f"{number} {table}" for table, number in found.items() if number)
     return connection, [f"{note} with {kept} out of it" if kept else note]
+
+
+def _place_of(path: Path | None) -> tuple[int, int] | None:
+    """Which file it is that has this name; ``None`` if there is none."""
+    with contextlib.suppress(OSError):
+        if path is not None:
+            facts = path.stat()
+            return facts.st_dev, facts.st_ino
+    return None
 
 
 _pack = msgspec.msgpack.encode

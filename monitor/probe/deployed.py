@@ -6,6 +6,7 @@ the file's name, and what is no regular file is never waited for.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -67,8 +68,8 @@ def _check_weights(model: Path, location: str, end: int) -> None:
     if not inside:
         detail = f"{model}: its external data {location} lies outside of its folder, which the runtime refuses"
         raise MeasureError(Failure("model_invalid", detail, "export the model again with its data beside it"))
-    if not stat.S_ISREG(facts.st_mode):
-        raise MeasureError(unreadable(path, "not a regular file"))
+    if why := _hindrance(path, facts):
+        raise MeasureError(unreadable(path, why))
     if facts.st_size < end:
         detail = f"{path}: the model's external data is cut: {facts.st_size} bytes of at least {end}"
         raise MeasureError(Failure("model_invalid", detail, "copy it to the board again and compare its checksum"))
@@ -83,12 +84,19 @@ def check_context(model: Path, node: NodeProto) -> None:
         return  # it shares another node's
     path = model.parent / name
     try:
-        why = "" if stat.S_ISREG(os.stat(path).st_mode) else "not a regular file"
+        why = _hindrance(path, os.stat(path))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "") or str(error)
     if why:
         detail = f"{path}: the context's binary cannot be read: {why}"
         raise MeasureError(Failure("model_missing", detail, "deploy it beside the model", "context_mismatch"))
+
+
+def _hindrance(path: Path, facts: os.stat_result) -> str:
+    """Why the runtime cannot read a file that is there; nothing if it can."""
+    if not stat.S_ISREG(facts.st_mode):
+        return "not a regular file"
+    return "" if os.access(path, os.R_OK) else os.strerror(errno.EACCES)
 
 
 def unreadable(path: Path, why: str) -> Failure:

@@ -44,8 +44,7 @@ class Duty:
             self._accrue()
             if name not in self._accounts:
                 self._accounts[name] = Account(self)
-                for account in self._accounts.values():  # each bucket is smaller the more there are
-                    account.saved = min(account.saved, self._most(account))
+                self._spill()  # each bucket is smaller the more there are
             return self._accounts[name]
 
     def adopt(self, share: float, names: Collection[str]) -> None:
@@ -54,6 +53,11 @@ class Duty:
             self._accrue()
             self._share = share
             self._accounts = {name: account for name, account in self._accounts.items() if name in names}
+            self._spill()  # what was saved at a larger share would pay for more than the new one for minutes
+
+    def _spill(self) -> None:
+        for account in self._accounts.values():
+            account.saved = min(account.saved, self._most(account))
 
     def ratio(self) -> float:
         """The share of the last ten minutes in which replays and audits kept the accelerator busy."""

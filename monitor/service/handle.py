@@ -78,15 +78,16 @@ class ProbeHandle:
                 requests, self._requests = _pipe(theirs, ours)
                 self._replies, replies = _pipe(ours, theirs)
                 printed, output = _pipe(ours, theirs)
-                self._process = subprocess.Popen(
-                    [*argv, "--fds", str(requests.fileno()), str(replies.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(requests.fileno(), replies.fileno(), folder.lock),
-                    start_new_session=True,
-                    env={**os.environ, **_ENVIRONMENT, "TMPDIR": folder.path},
-                )
+                with process.deaf():
+                    self._process = subprocess.Popen(
+                        [*argv, "--fds", str(requests.fileno()), str(replies.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        pass_fds=(requests.fileno(), replies.fileno(), folder.lock),
+                        start_new_session=True,
+                        env={**os.environ, **_ENVIRONMENT, "TMPDIR": folder.path},
+                    )
                 self._pipes = ours.pop_all()
         except OSError as error:
             raise MeasureError(Failure("probe_crashed", f"cannot start a probe: {error}")) from error
@@ -111,6 +112,11 @@ class ProbeHandle:
         if self._process.returncode is not None:
             return None
         return process.resident(self.pid)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the process was killed and is still there: the kernel holds it, most likely in a driver."""
+        return self._replies.closed and self._process.poll() is None
 
     @property
     def output(self) -> str:
@@ -156,18 +162,31 @@ class ProbeHandle:
             raise MeasureError(reply.value, reply.rejected)
         return reply.value
 
+    def hang_up(self, grace: float) -> float:
+        """Tell the child to go once the running inference has ended, and do not wait for that.
+
+        Gives when its ``grace`` is over, by the monotonic clock; what was said first holds. From any thread.
+        """
+        if self._closing is None:
+            self._closing = time.monotonic() + grace
+        if self._lock.acquire(blocking=False):  # else the request that is under way hangs up
+            try:
+                self._requests.close()
+            finally:
+                self._lock.release()
+        return self._closing
+
     def close(self, grace: float = 5.0) -> None:
         """Let the running inference end, then the process; kill it only after ``grace`` seconds.
 
         May be called from any thread, also while another one waits in :meth:`request`, and more than once.
         """
-        deadline = time.monotonic() + grace
-        if self._closing is None:
-            self._closing = deadline
+        deadline = self.hang_up(grace)
         with self._lock:
-            self._requests.close()
-            self._await_exit(deadline)
-            self._bury()
+            if not self._replies.closed:
+                self._requests.close()
+                self._await_exit(deadline)
+                self._bury()
 
     # ------------------------------------------------------------------------------------------ the exchange
 
@@ -235,7 +254,7 @@ class ProbeHandle:
                 return None
             if len(received) > end:
                 raise wire.ProtocolError("more than one answer")
-            return wire.decode_reply(bytes(memoryview(received)[wire.HEADER.size :]))
+            return wire.decode_reply(memoryview(received)[wire.HEADER.size :])
         except wire.ProtocolError as error:
             self._break("probe_protocol", f"the probe talks nonsense: {error}")
 
@@ -298,7 +317,7 @@ class ProbeHandle:
         if self._replies.closed:
             return
         others = process.kill_session(self.pid)
-        # One that is stuck in the kernel is left to subprocess, which reaps it when a later probe starts.
+        # One that is stuck in the kernel is reaped by whoever asks for it later, or by subprocess when it is forgotten.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(REAP_TIMEOUT)
             process.reap(self.pid, others, time.monotonic() + REAP_TIMEOUT)

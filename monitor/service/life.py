@@ -22,7 +22,7 @@ from monitor.config import Model
 from monitor.errors import MeasureError
 from monitor.outputs.state import StateWriteError
 from monitor.records import RUN_FAILURES, Agreement, Failure, Placement, Profile, SessionFacts, Study
-from monitor.service import studies
+from monitor.service import process, studies
 from monitor.service.comparison import compare
 from monitor.service.duty import Account
 from monitor.service.handle import ProbeClosed, ProbeHandle
@@ -36,6 +36,10 @@ AUDIT_RUNS: Final = 3
 AUDIT_BUDGET: Final = 5.0  # seconds after which no further profiled run is begun
 RECOVERY: Final = 10.0
 """Seconds after which an accelerator that was down is first tried again: a DSP restarts in seconds to tens of them."""
+STUDY_REST: Final = 6 * 3600.0
+"""Longest wait, in seconds, until a study that fails again and again is tried once more."""
+STUDY_SHARE: Final = 0.1
+"""Share of the time that failing studies of a model may take: each may go on for ten times `timeout`."""
 CREATION_FACTOR: Final = 10  # an accelerator compiles the model while its session is created
 # A study that fails in one of these ways costs the FLOP figures, not the check; the others would stop a session too.
 _STUDY_ONLY: Final = RUN_FAILURES | {"study_failed", "probe_crashed", "probe_timeout", "probe_protocol"}
@@ -84,6 +88,8 @@ class Keeper:
         self._down = Backoff(first=RECOVERY)
         self._compared: tuple[float, tuple[object, ...], Agreement] | None = None
         self._handles: list[ProbeHandle] = []
+        self._unstudied: tuple[tuple[object, ...], str] | None = None
+        self._studying = Backoff(first=RECOVERY, most=STUDY_REST)
         self._closed = False
 
     def alive(self, ask: Callable[[ProbeHandle], None]) -> Life:
@@ -182,16 +188,23 @@ class Keeper:
         study = study or self._studies.study(key)
         if study is not None:
             return study, notes
+        identity = identity_of(self._model.path, self._provider)
+        if self._unstudied is not None and self._unstudied[0] == identity and self._studying.remaining > 0:
+            return None, (*notes, self._unstudied[1])
         self._progress("studying the model on the CPU")
+        start = time.monotonic()
         handle = self.start()
         try:
             study = handle.request(MakeStudy(spec, STUDY_RUNS), CREATION_FACTOR * self._model.timeout)
         except MeasureError as error:
             if error.failure.reason not in _STUDY_ONLY:
                 raise
-            return None, (*notes, f"FLOPs are not known: {error.failure.detail}")
+            self._studying.failed((time.monotonic() - start) / STUDY_SHARE)
+            self._unstudied = identity, f"FLOPs are not known: {error.failure.detail}"
+            return None, (*notes, self._unstudied[1])
         finally:
             self._close(handle)
+        self._studying.succeeded()
         # Then it is made again; the check's own write tells of the disk.
         with contextlib.suppress(StateWriteError, OSError):
             if sha256_of(spec.path) == study.model_sha256:  # else another model was deployed since the key was made
@@ -199,7 +212,14 @@ class Keeper:
         return study, notes
 
     def start(self) -> ProbeHandle:
-        """A process of its own, which :meth:`end` closes at the latest."""
+        """A process of its own, which :meth:`end` closes at the latest.
+
+        Raises :class:`MeasureError` while an earlier one cannot be ended: it holds the accelerator and its memory, and
+        the next one would be stuck beside it.
+        """
+        for earlier in self._handles:
+            if earlier.stuck:
+                raise MeasureError(_stuck(earlier.pid))
         handle = ProbeHandle(memory=self._model.memory)
         self._handles.append(handle)
         if self._closed:  # looked at last: :meth:`close` may have come before the handle was in its list
@@ -209,8 +229,9 @@ class Keeper:
 
     def _close(self, handle: ProbeHandle) -> None:
         handle.close()
-        with contextlib.suppress(ValueError):
-            self._handles.remove(handle)
+        if not handle.stuck:
+            with contextlib.suppress(ValueError):
+                self._handles.remove(handle)
 
     def end(self) -> None:
         """End the probe, until it is needed again."""
@@ -233,8 +254,16 @@ class Keeper:
     def close(self, grace: float) -> None:
         """End the probes for good; a running inference may finish within ``grace`` seconds. From any thread."""
         self._closed = True
-        for handle in list(self._handles):
+        handles = list(self._handles)
+        for handle in handles:  # all are told first, so that their grace runs at the same time
+            handle.hang_up(grace)
+        for handle in handles:
             handle.close(grace)
+
+
+def _stuck(pid: int) -> Failure:
+    detail = f"an earlier probe (process {pid}) was killed and is still there{process.doing(pid)}"
+    return Failure("probe_timeout", detail, "look for its driver in the kernel's log; mostly only a reboot ends it")
 
 
 def _seconds(profile: Profile) -> float:

@@ -9,12 +9,15 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 MIB: Final = 2**20
 MOST_THREADS: Final = 128 + 4 * (os.cpu_count() or 1)
 """Threads of one process; a probe has some 15, and the runtime adds one or two a core. The unit allows 256 tasks."""
+_STRAYS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that are meant for the service and may be sent to all of its processes. Only it decides when a probe goes."""
 _STATES: Final = {
     "D": ", stuck in the kernel, most likely in a driver",
     "R": ", computing",
@@ -29,6 +32,16 @@ class Excess(NamedTuple):
 
     detail: str
     mend: str
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """A process that is started meanwhile gets no stray signal before it has learned to ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STRAYS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def resident(pid: int) -> int | None:

@@ -9,6 +9,9 @@ import msgspec
 
 from monitor.records import CheckResult
 
+MOST: Final = 100
+"""Lines of one check. Another model may make thousands of samples useless at once, and journald drops what comes faster
+than 10,000 lines in 30 s, alerts too."""
 _SAMPLE: Final = "sample_rejected"
 
 
@@ -26,9 +29,10 @@ class Remarks:
         present = {(_SAMPLE, result.model, *sample.values()) for sample in samples}
         self._made -= {one for one in self._made if one[:2] == (_SAMPLE, result.model)} - present
         lines = [("check_note", {"detail": note}) for note in result.notes] + [(_SAMPLE, sample) for sample in samples]
-        for name, fields in lines:
-            if self.first(name, result.model, *fields.values()):
-                yield name, fields
+        new = [line for line in lines if self.first(line[0], result.model, *line[1].values())]
+        yield from new[:MOST]
+        if len(new) > MOST:
+            yield "check_note", {"detail": f"{len(new) - MOST} more files do not fit the model"}
 
     def first(self, name: str, model: str, *details: str) -> bool:
         """Whether this has not been said yet; from now on it has."""

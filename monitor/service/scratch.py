@@ -1,7 +1,8 @@
 """A folder for one probe's temporary files that does not outlive it, even if nobody is left to remove it.
 
 A daemon that is killed cannot tidy up, and boards' ``/tmp`` is memory. So a folder is locked for as long as the daemon
-or its probe lives, and whoever makes one later removes those that nobody locks any more.
+or its probe lives, and whoever makes one later removes those that nobody locks any more. A board with one disk, full
+or read-only, has no room in ``/tmp`` either, and is to be measured all the same: then the folder is in memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 PREFIX: Final = "npumon-scratch-"
+MEMORY: Final = "/dev/shm"
 SETTLED: Final = 60.0
 """Seconds since its last change after which an unlocked folder is nobody's: before, it may be about to be locked."""
 
@@ -32,7 +34,7 @@ class Scratch(NamedTuple):
 def scratch() -> Iterator[Scratch]:
     """A new folder, removed at the end with all that is in it. Raises :class:`OSError` if none can be made."""
     _sweep()
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as path:
+    with _made() as path:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -41,9 +43,19 @@ def scratch() -> Iterator[Scratch]:
             os.close(lock)
 
 
+def _made() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+    except OSError:
+        return tempfile.TemporaryDirectory(prefix=PREFIX, dir=MEMORY, ignore_cleanup_errors=True)
+
+
 def _sweep() -> None:
     """Remove what daemons that were killed have left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    places = {MEMORY}
+    with contextlib.suppress(OSError):  # there is none that can be written to
+        places.add(tempfile.gettempdir())
+    for folder in (folder for place in places for folder in Path(place).glob(f"{PREFIX}*")):
         # not ours to open, gone meanwhile, or locked: left alone
         with contextlib.suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

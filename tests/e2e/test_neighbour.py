@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e.running import npumon, running, wait_until, write_config
+from tests.faults.apart import within
 
 WAITED = "the check waited until max_duty paid for 5 replays"
 
@@ -46,3 +47,32 @@ def test_a_single_check_is_not_held_back(tmp_path: Path, good: Path) -> None:
     assert done.code == 0
     assert "max_duty" not in done.out
     assert done.out.count("replays_seconds") == 1
+
+
+def pressure(full: int) -> str:
+    """What the kernel tells of memory while all tasks wait for it in so many percent of the time."""
+    return "".join(f"{who} avg10={full}.00 avg60=0.00 avg300=0.00 total=1\n" for who in ("some", "full"))
+
+
+def test_a_board_in_distress_is_left_alone_for_a_while(tmp_path: Path, good: Path) -> None:
+    """A check comes three quarters of an interval later, then it is made; on a board that has recovered, in time."""
+    told = tmp_path / "memory"
+    told.write_text(pressure(50))
+    mount = within("--mount", script=f"mount --bind {told} /proc/pressure/memory")
+    config = write_config(tmp_path, {"m": {"path": good}}, "2s")
+    with running("run", "-c", config, within=mount) as daemon:
+
+        def postponed() -> float:
+            return daemon.metric("checks_postponed_total", model="m", reason="memory") or 0.0
+
+        wait_until(lambda: postponed() == 3, "three times")
+        assert daemon.checks("m") == 1
+        daemon.wait_checks("m")
+        assert postponed() == 3
+        (line,) = daemon.told("check_postponed", "m")
+        assert line["detail"] == "for 50 % of the last 10 s all tasks waited for memory"
+        told.write_text(pressure(0))
+        before = postponed()
+        daemon.wait_checks("m", more=2)
+        assert postponed() - before <= 1
+        assert daemon.metric("check_stale", model="m") == 0

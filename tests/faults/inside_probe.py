@@ -36,7 +36,7 @@ def install(folder: Path) -> None:
     def decode_request(payload: bytes) -> wire.Request:
         nonlocal model
         request = decode(payload)
-        if isinstance(request, wire.Open):
+        if isinstance(request, (wire.Open, wire.MakeStudy)):
             model = request.spec.name
         if fault := _wanted(folder / model, type(request).__name__):
             no_backend() if fault == "no_backend" else _arm(fault)

@@ -129,6 +129,30 @@ def test_a_disk_that_is_full_from_the_start_costs_no_check(tmp_path: Path, selu:
     assert after.count(f"fallback_cleared {cleared['id']}") == 1
 
 
+def test_a_board_whose_disk_is_full_everywhere_is_checked(tmp_path: Path, selu: Path) -> None:
+    """No room for the state, nor for temporary files anywhere: what was recorded counts, and probes have memory."""
+    config = recorded(tmp_path, selu)
+    state = tmp_path / "state"
+    script = f"""
+        dd if=/dev/zero of={state}/ballast bs=1k 2>/dev/null || true
+        cd /proc  # Python would take where it is started for temporary files, too
+        for folder in /tmp /var/tmp /usr/tmp {tmp_path}; do
+            if [ -d $folder ]; then mount --rbind $folder $folder; mount -o remount,ro,bind $folder; fi
+        done
+    """
+    with running("run", "-c", config, within=disk(state, 400, script), TMPDIR="/proc") as daemon:
+        assert len(daemon.told("state_damaged")) == 1
+        daemon.wait("state_not_written")
+        well(daemon)
+        assert not daemon.told("fallback_detected")
+        assert not daemon.told("check_failed")
+        assert daemon.metric("verdict", model="m", state="fallback") == 1
+        (pid,) = daemon.children()
+        (folder,) = re.findall(rb"\0TMPDIR=([^\0]*)", Path(f"/proc/{pid}/environ").read_bytes())
+        assert folder.startswith(b"/dev/shm/")
+    assert not Path(folder.decode()).exists()
+
+
 @pytest.mark.slow
 def test_a_state_that_is_read_only_costs_no_check(tmp_path: Path, selu: Path) -> None:
     """As a full one: what was recorded is used; that nothing is kept is told, and over when the disk is mended."""
@@ -242,20 +266,40 @@ def test_a_state_that_is_damaged_at_the_start(tmp_path: Path, selu: Path, damage
 
 @pytest.mark.parametrize("damage", damages(damaged_whole))
 def test_a_state_that_is_damaged_while_the_daemon_runs(tmp_path: Path, selu: Path, damage: Any) -> None:
-    """Checks go on; when it shows, now or at the next start, it is said; no event is there twice."""
+    """Checks go on; no event is there twice, and none is missing unless the damage is said, now or at the next one."""
     config = configured(tmp_path, selu, "80")
     file = tmp_path / "state" / "npumon.db"
     with running("run", "-c", config) as daemon:
-        daemon.wait("fallback_detected")
+        told = daemon.wait("fallback_detected")
         with contextlib.closing(sqlite3.connect(file, timeout=20)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         damage(file)
         npumon("baseline", "forget", "-c", config, "m")
         well(daemon)
+        said = bool(daemon.told("state_damaged"))
     with running("run", "-c", config) as daemon:
         well(daemon)
         assert daemon.metric("verdict", model="m", state="fallback") == 1
-    assert len(names(stored(config))) == len(set(names(stored(config))))
+        said = said or bool(daemon.told("state_damaged"))
+    events = names(stored(config))
+    assert len(events) == len(set(events))
+    assert said or f"fallback_detected {told['id']}" in events
+
+
+def test_a_state_that_is_deleted_while_the_daemon_runs(tmp_path: Path, selu: Path) -> None:
+    """It is made anew with all that was in it, and said once; nothing is told again after a restart."""
+    config = configured(tmp_path, selu, "80")
+    with running("run", "-c", config) as daemon:
+        told = daemon.wait("fallback_detected")
+        for file in (tmp_path / "state").iterdir():
+            file.unlink()
+        well(daemon)
+        (note,) = daemon.told("state_damaged")
+        assert "is not the file that was opened; what that one held is taken along" in note["detail"]
+    assert names(stored(config)) == [f"fallback_detected {told['id']}"]
+    with running("run", "-c", config) as daemon:
+        well(daemon)
+        assert not daemon.told("fallback_detected")
 
 
 # ------------------------------------------------------------------------------------------------- the clock

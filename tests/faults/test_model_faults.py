@@ -296,11 +296,19 @@ INFO = "Failed to get context binary info."
 
 
 def test_a_context_s_binary_that_is_broken_is_told_and_mended(tmp_path: Path, good: Path, context: Path) -> None:
-    """Missing, a pipe, cut, zeros, or such that loading kills the process: each is a failure of that model alone."""
-    deployed = tmp_path / context.name
+    """Missing, cut, or such that loading it kills the process: each is a failure of that model alone."""
+    deployed, cut = tmp_path / context.name, tmp_path / "cut" / context.name
     binary, whole = binary_of(deployed), binary_of(context).read_bytes()
-    shutil.copy(context, deployed)
-    with faulty(tmp_path, {"m": watched(deployed), SOUND: watched(good)}) as sick:
+    cut.parent.mkdir()
+    for path in (deployed, cut):
+        shutil.copy(context, path)
+    binary_of(cut).write_bytes(whole[: len(whole) // 3])
+    with faulty(tmp_path, {"m": watched(deployed), "cut": watched(cut), SOUND: watched(good)}) as sick:
+        corrupt = sick.event("check_failed", "cut")
+        assert (corrupt["error"]["reason"], corrupt["cause"]) == ("session_failed", "context_mismatch")
+        binary_of(cut).write_bytes(whole)
+        os.utime(cut)
+        assert sick.event("check_recovered", "cut")["id"] == corrupt["id"]
         missing = sick.event("check_failed", "m")
         detail = f"{binary}: the context's binary cannot be read: No such file or directory"
         assert missing["error"] == {

@@ -7,6 +7,7 @@ where native code would commit it.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -188,6 +189,17 @@ def test_a_daemon_that_is_told_to_stop_waits_for_a_probe_that_hangs_and_then_end
         start = time.monotonic()
         assert sick.daemon.stop() == 0
         assert 29 < time.monotonic() - start < 40
+
+
+def test_what_is_sent_to_the_whole_service_costs_no_probe(tmp_path: Path, good: Path) -> None:
+    """SIGTERM, SIGINT and SIGHUP reach probes where somebody signals the unit or its group; no check fails of it."""
+    with faulty(tmp_path, {SOUND: watched(good, timeout="60s")}) as sick:
+        (pid,) = sick.daemon.children()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+        sick.daemon.wait_checks(SOUND, more=2)
+        assert sick.daemon.children() == {pid}
+        assert sick.failures(SOUND) == {}
 
 
 def test_the_kernel_is_asked_to_take_probes_before_anything_else(ward: Faulty) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -868,17 +869,14 @@ def test_damage_that_shows_while_running_costs_no_restart(directory: Path) -> No
         assert ids(state)[-1] == 1000
 
 
-def test_what_cannot_be_written_at_the_start_is_remembered_and_owed(directory: Path) -> None:
-    """On a disk that is full from the start what was recorded counts, also in the log, and what is new is owed."""
-    with contextlib.closing(State.open(directory, CONFIG)) as state:
-        state.save_check(*check(number=1))
-        full = copied(directory)
+@contextlib.contextmanager
+def refusing(file: Path, refusals: int) -> Iterator[None]:
+    """The disk of this database is full, so many times."""
     connect = database.connect
-    refusals = 2
 
     def refused(path: Path) -> sqlite3.Connection:
         nonlocal refusals
-        if path == full / FILE and refusals:
+        if path == file and refusals:
             refusals -= 1
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
@@ -887,15 +885,105 @@ def test_what_cannot_be_written_at_the_start_is_remembered_and_owed(directory: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "connect", refused)
-        with contextlib.closing(State.open(full, CONFIG)) as state:
-            assert state.notes == [
-                f"{full / FILE} cannot be written: database or disk is full; "
-                "what it holds is used, and what is new waits until it can be"
-            ]
-            assert state.results() == {"m": check(number=1)[0]}
-            with pytest.raises(StateWriteError, match="the state cannot be written: database or disk is full"):
-                state.save_check(*check(number=2))
-            state.save_check(*check("other", 3))
+        yield
+
+
+def test_what_was_told_on_a_disk_that_was_full_from_the_start_is_not_told_again(directory: Path) -> None:
+    """An event that the life before had not told is told by this one, and by none after it once the disk is mended."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check(number=1))
+        full = copied(directory)
+    with refusing(full / FILE, 1), contextlib.closing(State.open(full, CONFIG)) as state:
+        assert [event.id for event in state.untold()] == ["1"]
+        state.mark_told()
+        state.save_check(*check(number=2)[:2])
+        state.mark_told()
+    with contextlib.closing(State.open(full, CONFIG)) as state:
+        assert state.results() == {"m": check(number=2)[0]}
+        assert state.untold() == []
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["files", "folder"])
+def test_a_state_that_is_deleted_under_the_daemon_is_made_anew(directory: Path, whole: bool) -> None:
+    """What is saved from then on would be lost with the process; what was there is taken along, and it is said."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(check()[0], REMEMBERED, check()[2])
+        state.mark_told()
+        state.request(ACCEPT)
+        for file in list(directory.iterdir()):
+            file.unlink()
+        if whole:
+            directory.rmdir()
+        state.save_check(*check("other", 2))
+        assert state.notes == [f"{directory / FILE} is not the file that was opened; what that one held is taken along"]
+        state.save_check(*check("other", 3))
+        assert len(state.notes) == 1
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert ids(state) == [1, 2, 3]
+        assert [event.id for event in state.untold()] == ["2", "3"]
+        assert state.model_states() == {"m": REMEMBERED, "other": check("other", 3)[1]}
+        assert [request for _, request in state.requests("m")] == [ACCEPT]
+        assert state.notes == []
+
+
+def test_a_state_that_another_one_replaces_is_not_mixed_up_with_it(directory: Path) -> None:
+    """One that was put back from elsewhere goes on with what it has, and with what this life has found."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check("a", 1))
+    shutil.copytree(directory, directory.with_name("kept"))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check("b", 2))
+        shutil.rmtree(directory)
+        directory.with_name("kept").rename(directory)
+        state.save_check(*check("a", 3))
+        assert ids(state) == [1, 2, 3]
+        assert state.model_states() == {"a": check("a", 3)[1], "b": check("b", 2)[1]}
+
+
+def test_a_state_that_is_made_anew_where_there_is_too_little_room_loses_nothing(directory: Path) -> None:
+    """What was there is taken along as a whole, once there is room for it."""
+    remembering(directory, EVENTS)
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        shutil.rmtree(directory)
+        with full_disk(120_000), pytest.raises(StateWriteError, match="the state cannot be written: "):
+            state.save_check(*check("other", EVENTS))
+        assert len(ids(state)) == EVENTS
+        state.save_check(*check("other", EVENTS + 1))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert ids(state) == list(range(2, EVENTS + 2))
+        assert state.model_states()["m"] == REMEMBERED
+
+
+def test_a_state_that_cannot_be_made_anew_is_owed(directory: Path) -> None:
+    """While something is in the way, what was known is known, and what is new is written once it is gone."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check("a", 1))
+        shutil.rmtree(directory)
+        directory.touch()
+        for number in (2, 3):
+            with pytest.raises(StateWriteError, match="the state cannot be written: "):
+                state.save_check(*check("b", number))
+        assert ids(state) == [1]
+        directory.unlink()
+        state.save_check(*check("b", 4))
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        assert ids(state) == [1, 2, 3, 4]
+
+
+def test_what_cannot_be_written_at_the_start_is_remembered_and_owed(directory: Path) -> None:
+    """On a disk that is full from the start what was recorded counts, also in the log, and what is new is owed."""
+    with contextlib.closing(State.open(directory, CONFIG)) as state:
+        state.save_check(*check(number=1))
+        full = copied(directory)
+    with refusing(full / FILE, 2), contextlib.closing(State.open(full, CONFIG)) as state:
+        assert state.notes == [
+            f"{full / FILE} cannot be written: database or disk is full; "
+            "what it holds is used, and what is new waits until it can be"
+        ]
+        assert state.results() == {"m": check(number=1)[0]}
+        with pytest.raises(StateWriteError, match="the state cannot be written: database or disk is full"):
+            state.save_check(*check(number=2))
+        state.save_check(*check("other", 3))
     with contextlib.closing(State.open(full, CONFIG)) as state:
         assert ids(state) == [1, 2, 3]
         assert state.notes == []

@@ -89,6 +89,15 @@ def test_a_reload_changes_the_share_and_the_models() -> None:
     assert stays.credit() == pytest.approx(0)
 
 
+def test_a_smaller_share_holds_at_once() -> None:
+    """What a larger one let a model save up is not spent at the new one's expense."""
+    clock = Clock()
+    duty = Duty(0.5, clock)
+    account = duty.account("m")
+    duty.adopt(SHARE, ["m"])
+    assert account.credit() == pytest.approx(SHARE * SAVED)
+
+
 def test_the_measured_share_is_that_of_the_last_ten_minutes() -> None:
     """All that was spent counts for ten minutes, whoever spent it, and then no more."""
     clock = Clock()

@@ -18,6 +18,8 @@ import pytest
 from monitor import wire
 from monitor.errors import MeasureError
 from monitor.records import Failure
+from monitor.service import handle as module
+from monitor.service import process
 from monitor.service.handle import OUTPUT_KEPT, ProbeClosed, ProbeHandle
 
 FAKE = Path(__file__).with_name("fake_probe.py")
@@ -257,6 +259,40 @@ def test_an_interrupted_request_is_never_continued_by_another(spawn: Spawn) -> N
         signal.signal(signal.SIGALRM, previous)
     assert not probe.alive
     assert failure_of(probe).reason == "internal"
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["just started", "at rest"])
+def test_a_probe_is_deaf_to_what_is_sent_to_the_whole_service(answered: bool) -> None:
+    """To stop it, or to have it reload: a probe goes when the service says so, at whatever moment a signal comes."""
+    probe = ProbeHandle()
+    try:
+        if answered:
+            assert failure_of(probe, 60).reason == "model_missing"
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(probe.pid, number)
+        assert failure_of(probe, 60).reason == "model_missing"
+    finally:
+        probe.close()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_a_process_that_cannot_be_killed_holds_nobody_up(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may hold it: it is given up in time, however often it is closed, known as stuck, and reaped in the end.
+
+    No driver does so here: what kills is taken away instead.
+    """
+    monkeypatch.setattr(process, "kill_session", lambda leader: set())
+    monkeypatch.setattr(module, "REAP_TIMEOUT", 0.1)
+    probe = spawn("hang")
+    try:
+        assert failure_of(probe, 0.3).reason == "probe_timeout"
+        for _ in range(2):
+            probe.close(0.1)
+            assert probe.stuck
+    finally:
+        os.kill(probe.pid, signal.SIGKILL)
+    assert eventually(lambda: not probe.stuck)
+    assert gone(probe.pid)
 
 
 def test_the_protocol_survives_ctrl_c_at_the_terminal(spawn: Spawn) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitor.records import RejectedSample, Samples
-from monitor.service.remarks import Remarks
+from monitor.service.remarks import MOST, Remarks
 from tests.analysis.evidence import result
 
 
@@ -35,3 +35,12 @@ def test_a_model_that_is_gone_is_forgotten() -> None:
     assert len(list(remarks.of(one))) == 1
     remarks.keep([])
     assert len(list(remarks.of(one))) == 1
+
+
+def test_thousands_of_files_do_not_drown_the_log() -> None:
+    """A hundred are named, the others counted in one line, at this check and at none that finds the same."""
+    remarks, one = Remarks(), result(samples=rejecting(*(f"{number:04}.npz" for number in range(5000))))
+    said = list(remarks.of(one))
+    assert [name for name, _ in said] == ["sample_rejected"] * MOST + ["check_note"]
+    assert said[-1][1] == {"detail": "4900 more files do not fit the model"}
+    assert list(remarks.of(one)) == []
