@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ _EXIT_CODES = (
     "or arguments, 3 could not measure, or not for as long as it should be."
 )
 _FOLDER = click.Path(path_type=Path)
+_BAR, _BESIDE = 24, 12  # columns of the bar, and of what stands around it but for the text
 
 
 @click.group(invoke_without_command=True, epilog=_EXIT_CODES, short_help="Check for hours; what drifts, leaks, moves?")
@@ -60,7 +62,7 @@ def soak(
     Is the new SDK worse?          npumon soak compare OLD_DIR NEW_DIR
     """  # noqa: D301 - click wants the backspace character itself
     if context.invoked_subcommand is not None:
-        if file or duration or out or only or as_json:
+        if file or duration or out or only or as_json or pace != "0s":
             console.fail(f"npumon soak: options of a soak before {context.invoked_subcommand!r}; write them behind it")
         return
     for name, value in (("-c FILE", file), ("--duration TIME", duration), ("--out DIR", out)):
@@ -96,7 +98,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @soak.command(
-    epilog="Exit codes: 0 B is not worse, 1 B is worse in some model, 2 bad arguments, 3 nothing could be compared."
+    epilog="Exit codes: 0 B is not worse, 1 B is worse in some model, 2 bad arguments, 3 it cannot be told of one."
 )
 @click.argument("a", type=_FOLDER)
 @click.argument("b", type=_FOLDER)
@@ -108,7 +110,8 @@ def compare(a: Path, b: Path, bound: float, as_json: bool) -> None:
     """Compare two soaks, as before and after a new SDK, firmware or model: whether B is worse than A.
 
     B is worse if its median is higher for sure and by more than the bound, if more of its FLOPs run on the CPU, if its
-    memory is a fifth larger, or if it has a finding that A has not.
+    memory is a fifth larger, or if it has a finding that A has not. It is not worse only if the interval of its median
+    excludes what is beyond the bound; else it cannot be told.
     """
     from monitor.outputs import soak as words
     from monitor.service.soak_report import compare as compared
@@ -120,7 +123,7 @@ def compare(a: Path, b: Path, bound: float, as_json: bool) -> None:
         click.echo(words.comparison_table(found))
     if any(one.worse for one in found):
         sys.exit(EXIT_WORSE)
-    sys.exit(EXIT_HEALTHY if all(one.ratio is not None for one in found if one.a and one.b) else EXIT_UNMEASURED)
+    sys.exit(EXIT_UNMEASURED if any(one.why for one in found) else EXIT_HEALTHY)
 
 
 # ------------------------------------------------------------------------------------------------------- parts
@@ -173,12 +176,29 @@ def _bar(seconds: float) -> Iterator[Callable[[Progress], None]]:
     if not sys.stderr.isatty():
         yield lambda progress: None
         return
-    with click.progressbar(
-        length=round(seconds), file=sys.stderr, width=24, item_show_func=lambda text: text or ""
-    ) as bar:
+    from monitor.duration import format_duration
+    from monitor.outputs.wording import plural
 
-        def tell(progress: Progress) -> None:
-            text = f"{progress.checks:,} checks, {progress.doing}"
-            bar.update(max(0, int(progress.elapsed) - bar.pos), text)
+    # How long it takes is known; from the pace of the bar it would be wrong where a soak goes on.
+    bar = click.progressbar(
+        length=round(seconds),
+        file=sys.stderr,
+        width=_BAR,
+        show_eta=False,
+        show_percent=True,
+        item_show_func=lambda text: text or "",
+    )
 
+    def tell(progress: Progress) -> None:
+        left = format_duration(round(max(progress.wanted - progress.elapsed, 0.0)))
+        text = f"{left} left, {plural(progress.checks, 'check')}, {progress.doing}"
+        room = shutil.get_terminal_size().columns - _BAR - _BESIDE
+        with suppress(OSError):  # a terminal that was closed ends no soak
+            bar.update(max(0, int(progress.elapsed) - bar.pos), text[: max(room, 0)])
+
+    bar.render_progress()
+    try:
         yield tell
+    finally:
+        with suppress(OSError):
+            bar.render_finish()

@@ -32,7 +32,7 @@ _WIDE = "the interval is too wide to tell"
 def drift(measured: Sequence[Moment], places: Mapping[int, Place]) -> Drift:
     """Whether the median moved while model and placement stayed the same."""
     strata = [[(one.elapsed, math.log(one.median_seconds or 1.0)) for one in part] for part in alike(measured, places)]
-    found, within = trend.trend(strata), _within([[value for _, value in part] for part in strata])
+    found, within = trend.rise(strata), _within([[value for _, value in part] for part in strata])
     within = math.expm1(within) if within is not None else None
     if found is None:
         steady = within is not None and within <= DRIFT
@@ -145,6 +145,8 @@ def _within(strata: Sequence[Sequence[float]]) -> float | None:
 
 
 def _untold(count: int) -> str:
+    if count < trend.LEAST:
+        return f"{count} {'check is' if count == 1 else 'checks are'} too few to tell"
     return f"{count} checks are too few, or follow their neighbours too closely, to tell"
 
 

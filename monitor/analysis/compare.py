@@ -2,27 +2,32 @@
 
 Tens of thousands of replays would make any difference significant. What counts is how many independent stretches of
 time there are, so the checks are cut into blocks that outlast their memory (:mod:`monitor.analysis.trend`), and B is
-worse only if it is so for sure and by more than a bound. What differs from one boot or board to the next is in no
-single run, and so in no interval here: the bound is what allows for it.
+worse only if it is so for sure and by more than a bound. Nor is it a pass if nothing could be seen: an interval that
+reaches beyond the bound leaves it open. What differs from one boot or board to the next is in no single run, and so in
+no interval here: the bound is what allows for it.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator, Sequence
 
 from monitor.analysis.changes import SHARE, moved
 from monitor.analysis.soak import Course
 from monitor.analysis.trend import CONFIDENCE, difference
-from monitor.records.soak import Compared, ModelSoak, Side
+from monitor.records.soak import Compared, ModelSoak, Side, SoakResult
 
 MEMORY = 0.2
 """Share by which B's resident memory may exceed A's: runtimes grow a little with every version."""
 Run = tuple[ModelSoak, Course]
 
 
-def compare(model: str, a: Run | None, b: Run | None, bound: float) -> Compared:
-    """B against A; its median may be ``bound`` (a ratio) slower. A model that only one of them has is not judged."""
+def compare(model: str, a: Run | None, b: Run | None, bound: float, beside: Sequence[str] = ()) -> Compared:
+    """B against A; its median may be ``bound`` (a ratio) slower. A model that only one of them has is not judged.
+
+    ``beside`` says in what else the two soaks differ (:func:`apart`).
+    """
     sides = _side(a), _side(b)
     if a is None or b is None:
         return Compared(model, sides[0], sides[1], notes=(f"only in {'A' if b is None else 'B'}",))
@@ -30,14 +35,19 @@ def compare(model: str, a: Run | None, b: Run | None, bound: float) -> Compared:
     notes: list[str] = []
     series = _logs(a), _logs(b)
     found = difference(series[0], series[1]) if all(series) else None
-    ratio, low, high, p, delta = None, None, None, None, None
+    ratio, low, high, p, delta, why = None, None, None, None, None, ""
     if found is not None:
-        ratio, low, high = (math.expm1(value) + 1 for value in (found.shift, found.low, found.high))
+        ratio, low, high = (math.exp(value) for value in (found.shift, found.low, found.high))
         p, delta = found.p, 2 * found.superiority - 1
         if p < 1 - CONFIDENCE and low > 1 and ratio > 1 + bound:
             worse.append("latency")
+        elif high > 1 + bound:
+            beyond = f"the interval reaches {_percent(high - 1)}"
+            why = f"whether B is slower by more than {_percent(bound)} cannot be told: {beyond}"
+    elif all(series):
+        why = "the latencies cannot be compared: too few checks, or too much alike with their neighbours"
     else:
-        notes.append("the latencies cannot be compared: too few checks, or too much alike with their neighbours")
+        why = " and ".join(side for side, values in zip("AB", series, strict=True) if not values) + " measured nothing"
     before, after = a[0].spans, b[0].spans
     new_ops: dict[str, float] = {}
     if before and after:
@@ -54,11 +64,37 @@ def compare(model: str, a: Run | None, b: Run | None, bound: float) -> Compared:
     if rss_ratio is not None and rss_ratio > 1 + MEMORY:
         worse.append("memory")
     worse += [kind for kind in _kinds(b) if kind not in _kinds(a) and kind not in worse]
-    if not b[0].checks - b[0].failed:
-        notes.append("B measured nothing")
+    notes += beside
     return Compared(
-        model, sides[0], sides[1], ratio, low, high, p, delta, rss_ratio, new_ops, tuple(worse), tuple(notes)
+        model, sides[0], sides[1], ratio, low, high, p, delta, rss_ratio, new_ops, tuple(worse), tuple(notes), why
     )
+
+
+def apart(a: SoakResult, b: SoakResult, model: str) -> Iterator[str]:
+    """In what else two soaks differ that may explain how ``model`` does in them, each in a sentence."""
+    if a.target != b.target:
+        yield f"A was made on {a.target or 'an unknown target'}, B on {b.target or 'an unknown target'}"
+    elif a.target == "simulator":
+        yield "both were made on a simulator: times mean nothing"
+    boards = a.sessions[-1].board, b.sessions[-1].board
+    for name in ("hostname", "soc", "kernel"):
+        one, other = (getattr(board, name) for board in boards)
+        if one != other:
+            yield f"the board's {name} is {one or 'not told'} in A, {other or 'not told'} in B"
+    if a.subject.pace_seconds != b.subject.pace_seconds:
+        yield f"a round began every {a.subject.pace_seconds:g} s in A, {b.subject.pace_seconds:g} s in B"
+    settings = a.subject.models.get(model, {}), b.subject.models.get(model, {})
+    for key in sorted({*settings[0], *settings[1]} - {"path sha256"}):  # that one is told with the placement
+        one, other = (side.get(key, "absent") for side in settings)
+        if one != other:
+            yield f"`{key}` is {one} in A, {other} in B"
+    for name, soak in (("A", a), ("B", b)):
+        if not soak.complete:
+            yield f"{name} ended early: {soak.measured_seconds:.0f} s of {soak.wanted_seconds:.0f} s were measured"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.3g} %"
 
 
 def _side(run: Run | None) -> Side | None:

@@ -5,6 +5,10 @@ that take them for independent find drifts in mere wandering. Here the memory is
 rather too strong than too weak, and turned into an effective number of independent values, which is what all
 intervals are made with. Where too few are left, the answer is "cannot tell", never "no".
 
+A median has noise of its own besides the weather, which hides from one check to the next how slowly that changes. So
+all is looked at twice, check by check and in some thirty stretches, whose medians have little noise left; what
+tells less counts.
+
 Sources: Theil-Sen slope (Sen, JASA 63, 1968) within strata (Hirsch, Slack and Smith, Water Resources Research 18,
 1982); effective number of values for a trend (Yue and Wang, Water Resources Management 18, 2004) and for a correlation
 (Bretherton et al., Journal of Climate 12, 1999); bias of the lag-1 autocorrelation (Kendall, Biometrika 41, 1954);
@@ -27,6 +31,8 @@ CONFIDENCE = 0.99
 """Of every interval: a soak asks several questions of several models, and an answer stops a release."""
 MOST = 160
 """Values that a long series is reduced to, each the median of its neighbours."""
+COARSE = 30
+"""Stretches in which slow weather shows that noise hides from one value to the next."""
 LEAST = 8
 """Values below which a series tells nothing."""
 FEWEST = 5.0
@@ -69,6 +75,16 @@ class Difference(NamedTuple):
     superiority: float
 
 
+def rise(strata: Sequence[Sequence[Point]]) -> Trend | None:
+    """What can be told of a rise over time: as :func:`trend` or as :func:`growth`, whichever tells more.
+
+    What rises evenly, but not along a straight line, leaves a curve beside the line, which looks like slow weather.
+    From stretch to stretch it goes up all the same.
+    """
+    found = [one for one in (trend(strata), growth(strata)) if one is not None]
+    return min(found, key=lambda one: one.high - one.low, default=None)
+
+
 def trend(strata: Sequence[Sequence[Point]]) -> Trend | None:
     """The Theil-Sen slope over pairs of one stratum; ``None`` if there is too little to tell.
 
@@ -88,15 +104,13 @@ def trend(strata: Sequence[Sequence[Point]]) -> Trend | None:
     if not slopes:
         return None
     slope = statistics.median(slopes)
-    memory = _memory([_residuals(stratum, slope) for stratum in reduced], 2 * len(reduced))
-    effective = count * (1 - memory) / (1 + memory)
-    if effective < FEWEST:
+    looks = [_reach(reduced, slope, 1.0)]
+    coarse = [stratum for stratum in _reduce(reduced, COARSE) if len(stratum) >= 3]
+    if count >= 2 * COARSE and sum(map(len, coarse)) >= COARSE // 2:
+        looks.append(_reach(coarse, slope, 0.0))
+    if any(effective < FEWEST for _, effective in looks):
         return None
-    # The standard error of a regression's slope, with a robust scatter; Sen's slope needs 5 % more (Sen 1968).
-    spread = math.sqrt(math.fsum((x - statistics.fmean(x for x, _ in part)) ** 2 for part in reduced for x, _ in part))
-    noise = scatter([value for stratum in reduced for value in _residuals(stratum, slope)])
-    error = 1.05 * noise / spread * math.sqrt(count / effective)
-    reach = quantile(effective - 3) * error
+    reach, effective = max(looks)
     return Trend(slope, slope - reach, slope + reach, effective)
 
 
@@ -174,11 +188,19 @@ def difference(one: Sequence[float], other: Sequence[float], seed: int = 0, roun
 
 
 def blocks(values: Sequence[float]) -> list[float]:
-    """Medians of consecutive stretches, each as long as five times what an AR(1) memory needs to fade to 1/e."""
-    memory = _memory([values], 1)
-    length = max(1, math.ceil(5 / -math.log(memory)) if memory > 0 else 1, math.ceil(len(values) / MOST))
-    count = len(values) // length
-    return [statistics.median(values[index * length : (index + 1) * length]) for index in range(count)]
+    """Medians of consecutive stretches, each as long as five times what an AR(1) memory needs to fade to 1/e.
+
+    Or twice as long as it needs between the coarse stretches, whose memory is not taken for stronger than it looks.
+    """
+    length = 1
+    for most, doubt, times in ((MOST, 1.0, 5.0), (COARSE, 0.0, 2.0)):
+        if most == COARSE and len(values) < 2 * COARSE:
+            break
+        size = max(1, math.ceil(len(values) / most))
+        memory = _memory([_stretches(values, size)], 1, doubt)
+        fades = math.ceil(times / -math.log(memory)) if memory > 0 else 0
+        length = max(length, size * fades if most == COARSE else size * max(fades, 1))
+    return _stretches(values, length)
 
 
 def superiority(one: Sequence[float], other: Sequence[float]) -> float:
@@ -217,17 +239,36 @@ def _reduce(strata: Sequence[Sequence[Point]], most: int = MOST) -> list[list[Po
     return reduced
 
 
+def _stretches(values: Sequence[float], length: int) -> list[float]:
+    """Medians of so many neighbours each."""
+    whole = len(values) - len(values) % length
+    return [statistics.median(values[start : start + length]) for start in range(0, whole, length)]
+
+
+def _reach(reduced: Sequence[Sequence[Point]], slope: float, doubt: float) -> tuple[float, float]:
+    """Half of the slope's interval, and the effective number of values that it was made with."""
+    count = sum(map(len, reduced))
+    left = [_residuals(stratum, slope) for stratum in reduced]
+    memory = _memory(left, 2 * len(reduced), doubt)
+    effective = count * (1 - memory) / (1 + memory)
+    # The standard error of a regression's slope, with a robust scatter; Sen's slope needs 5 % more (Sen 1968).
+    spread = math.sqrt(math.fsum((x - statistics.fmean(x for x, _ in part)) ** 2 for part in reduced for x, _ in part))
+    noise = scatter([value for stratum in left for value in stratum])
+    error = 1.05 * noise / spread * math.sqrt(count / effective)
+    return quantile(effective - 3) * error, effective
+
+
 def _residuals(stratum: Sequence[Point], slope: float) -> list[float]:
     left = [y - slope * x for x, y in stratum]
     level = statistics.median(left)
     return [value - level for value in left]
 
 
-def _memory(strata: Sequence[Sequence[float]], fitted: int) -> float:
+def _memory(strata: Sequence[Sequence[float]], fitted: int, doubt: float = 1.0) -> float:
     """The lag-1 autocorrelation of an AR(1) series, rather too high than too low; ``fitted`` parameters were taken out.
 
-    The estimate from n values is too low by about (fitted + 3 memory) / n; with that goes one standard error, since who
-    takes a wandering series for noise finds drifts. Of ranks, because one stall must not hide it.
+    The estimate from n values is too low by about (fitted + 3 memory) / n; with that go ``doubt`` standard errors,
+    since who takes a wandering series for noise finds drifts. Of ranks, because one stall must not hide it.
     """
     count = sum(map(len, strata))
     values = iter(_ranks([value for stratum in strata for value in stratum]))
@@ -243,7 +284,7 @@ def _memory(strata: Sequence[Sequence[float]], fitted: int) -> float:
     pairs = sum(max(len(one) - 1, 0) for one in series)
     found = product / power * count / max(pairs, 1)
     positive = min(max(found, 0.0), 1.0)
-    corrected = found + (fitted + 3 * positive) / count + math.sqrt((1 - positive**2) / count)
+    corrected = found + (fitted + 3 * positive) / count + doubt * math.sqrt((1 - positive**2) / count)
     return min(max(corrected, 0.0), _MOST_MEMORY)
 
 

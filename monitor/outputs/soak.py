@@ -13,7 +13,7 @@ from monitor.duration import format_duration
 from monitor.outputs import wording
 from monitor.outputs.junit import Case, junit
 from monitor.outputs.text import WIDTH, without_absent
-from monitor.records.soak import Compared, ModelSoak, SoakResult, Span
+from monitor.records.soak import Compared, Heat, ModelSoak, SoakResult, Span
 
 FORMAT: Final = 1
 """Of the summary; a key that changes its meaning raises it."""
@@ -81,7 +81,7 @@ def length(seconds: float) -> str:
     """A duration as people say it: ``8h``, ``1h30m``, ``42.5s``."""
     if seconds >= 3600:
         return format_duration(60 * round(seconds / 60))
-    return format_duration(round(seconds) if seconds >= 60 else round(seconds, 1))
+    return format_duration(round(seconds)) if round(seconds, 1) >= 60 else f"{round(seconds, 1):g}s"
 
 
 def drift(model: ModelSoak) -> str:
@@ -112,14 +112,16 @@ def stalls(model: ModelSoak) -> str:
     if not found.replays:
         return wording.ABSENT
     share = wording.percent(found.count / found.replays)
-    text = f"{found.count} of {found.replays:,} replays ({share})"
+    text = f"{found.count:,} of {found.replays:,} replays ({share})"
     times = f", {found.slowest_ratio:.2g} times its check's median" if found.slowest_ratio else ""
     return f"{text}, the slowest {wording.seconds(found.slowest_seconds)}{times}"
 
 
 def signed(ratio: float | None) -> str:
     """A change with its sign."""
-    return wording.ABSENT if ratio is None else f"{100 * ratio:+.1f} %".replace("-", "−")  # noqa: RUF001
+    if ratio is None:
+        return wording.ABSENT
+    return f"{round(100 * ratio, 1) or 0.0:+.1f} %".replace("-", "−")  # noqa: RUF001
 
 
 def kib(size: float | None) -> str:
@@ -148,7 +150,7 @@ def comparison_table(found: Sequence[Compared]) -> str:
 
 
 def _compared(one: Compared) -> Iterator[str]:
-    yield f"{one.model}  {'worse: ' + ', '.join(one.worse) if one.worse else 'not worse'}"
+    yield f"{one.model}  {_outcome(one)}"
     yield f"  {'':<10}{'A':>26}{'B':>26}   B against A"
     medians = [wording.seconds(side.median_seconds) if side else wording.ABSENT for side in (one.a, one.b)]
     change = wording.ABSENT
@@ -171,8 +173,16 @@ def _compared(one: Compared) -> Iterator[str]:
     for name, side in (("A", one.a), ("B", one.b)):
         if side and side.runtime:
             yield f"  {name}: {wording.versions(side.runtime)}"
-    for note in one.notes:
+    for note in (one.why, *one.notes) if one.why else one.notes:
         yield from textwrap.wrap(note, WIDTH, initial_indent="  note  ", subsequent_indent="        ")
+
+
+def _outcome(one: Compared) -> str:
+    if one.worse:
+        return f"worse: {', '.join(one.worse)}"
+    if one.a is None or one.b is None:
+        return "not compared"
+    return "cannot be told" if one.why else "not worse"
 
 
 def _row(name: str, values: Sequence[str], change: str) -> str:
@@ -241,9 +251,15 @@ def _entry(model: ModelSoak, colour: bool) -> Iterator[str]:
     yield f"  NPU share  {', then '.join(shares[:6]) or wording.ABSENT}{' …' if shares[6:] else ''}"
     yield f"  stalls     {stalls(model)}"
     for heat in model.heat:
-        told = "cannot be told" if heat.rho is None else ("followed" if heat.found else "not followed")
-        rho = f" (rank correlation {heat.rho:+.2f})" if heat.rho is not None else ""
-        yield f"  heat       the {heat.zone.upper()}'s temperature is {told}{rho}".replace("is cannot", "cannot")
+        yield f"  heat       {_heat(heat)}"
+
+
+def _heat(heat: Heat) -> str:
+    zone = f"the {heat.zone.upper()}'s temperature"
+    if heat.rho is None:
+        return f"cannot be told whether the latency follows {zone}"
+    follows = "follows" if heat.found else "does not follow"
+    return f"the latency {follows} {zone} (rank correlation {heat.rho:+.2f})".replace("-", "−")  # noqa: RUF001
 
 
 def _wrapped(text: str, label: str) -> Iterable[str]:

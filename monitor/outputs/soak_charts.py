@@ -21,6 +21,7 @@ COLUMNS = 460
 DOTS = 150
 """Most checks that are drawn one by one as well."""
 _FLAG = 20.0  # the width of an event's number; events that are closer share one
+_TOP = 42.0  # above the first panel, where the events' numbers stand over its title
 _GAP = 26.0  # between two panels, where the next one's title stands
 _WORST = ("fallback", "degraded", "unknown", "healthy")
 
@@ -106,7 +107,7 @@ def timeline(
     place = axis(whole)
     measured = [one for one in moments if one.median_seconds is not None]
     panels: list[Panel] = []
-    top = 22.0
+    top = _TOP
     makers: tuple[Callable[[float], Panel | None], ...] = (
         lambda top: _verdicts(moments, place, whole, top),
         lambda top: _placement(spans, place, top),

@@ -10,19 +10,18 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import sys
-from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from monitor.errors import EXIT_UNMEASURED, NpumonError, UsageError
+from monitor.outputs.database import line
+from monitor.outputs.soak_rows import CONTENT, encoded, pack, restored, shared, varying
 from monitor.records import Board, CheckResult, Event, ModelState
 from monitor.records.soak import Session, Subject
 
@@ -41,8 +40,6 @@ _SCHEMA: Final = (
     "CREATE TABLE events (seq INTEGER PRIMARY KEY, model TEXT NOT NULL, record TEXT NOT NULL)",
     "CREATE TABLE states (model TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
 )
-# What seldom changes is kept once, however many checks have it.
-_CONTENT: Final = ("model_sha256", "placement", "samples", "runtime", "agreement", "notes", "settings")
 
 
 class SoakWriteError(NpumonError):
@@ -96,11 +93,13 @@ class SoakFile:
     # ------------------------------------------------------------------------------------------------- writing
 
     def begin(self, started: float, boot: str, board: Board) -> Session:
-        """A new session, which goes on where the one before was cut off."""
-        (last,) = self._connection.execute("SELECT max(number) FROM sessions").fetchone()
-        session = Session((last or 0) + 1, started, self.elapsed, boot, board)
+        """A new session, which goes on where the last one was cut off. Raises :class:`UsageError` on another board."""
+        sessions = self.sessions()
+        if sessions and (other := _differs(sessions[-1].board, board)):
+            raise UsageError(f"{self.folder}: --out: a soak on another board: {other}; name another folder")
+        session = Session(len(sessions) + 1, started, self.elapsed, boot, board)
         with self._writing():
-            self._connection.execute("INSERT INTO sessions VALUES (?, ?)", (session.number, _json(session)))
+            self._connection.execute("INSERT INTO sessions VALUES (?, ?)", (session.number, encoded(session)))
         return session
 
     def append(self, kept: Kept, monotonic: float, state: ModelState, events: Sequence[Event]) -> None:
@@ -115,21 +114,21 @@ class SoakFile:
         with self._writing():
             row = (
                 *(result.model, kept.session, result.timestamp, monotonic, kept.elapsed, kept.probe, kept.rss_bytes),
-                *(self._content(result), _json(_varying(result)), pack(replays), pack(warmups)),
+                *(self._content(result), encoded(varying(result)), pack(replays), pack(warmups)),
             )
             self._connection.execute(f"INSERT INTO checks VALUES (NULL, {', '.join('?' * len(row))})", row)
             for event in events:
-                self._connection.execute("INSERT INTO events VALUES (NULL, ?, ?)", (event.model, _json(event)))
+                self._connection.execute("INSERT INTO events VALUES (NULL, ?, ?)", (event.model, encoded(event)))
             record = msgspec.msgpack.encode(state)
             self._connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (state.model, record))
 
     def _content(self, result: CheckResult) -> int:
-        parts = tuple(getattr(result, name) for name in _CONTENT)
+        parts = tuple(getattr(result, name) for name in CONTENT)
         known = self._placed.get(result.model)
         # A probe's checks share their placement: a large one must not be encoded at each of them.
         if known and all(one is other or one == other for one, other in zip(known[0], parts, strict=True)):
             return known[1]
-        record = _json(dict(zip(_CONTENT, parts, strict=True)))
+        record = encoded(dict(zip(CONTENT, parts, strict=True)))
         self._connection.execute("INSERT OR IGNORE INTO contents VALUES (NULL, ?)", (record,))
         (number,) = self._connection.execute("SELECT number FROM contents WHERE record = ?", (record,)).fetchone()
         self._placed[result.model] = (parts, number)
@@ -163,16 +162,10 @@ class SoakFile:
         )
         for session, elapsed, probe, rss, content, record, replays, warmups in rows:
             if content not in contents:
-                contents[content] = self._shared(content)
-            result = _restored(msgspec.json.decode(record), unpack(replays), unpack(warmups))
-            result = replace(result, **contents[content])
+                row = self._connection.execute("SELECT record FROM contents WHERE number = ?", (content,)).fetchone()
+                contents[content] = shared(row[0])
+            result = restored(record, replays, warmups, contents[content])
             yield Kept(session, elapsed, probe, rss, content, result)
-
-    def _shared(self, number: int) -> dict[str, Any]:
-        row = self._connection.execute("SELECT record FROM contents WHERE number = ?", (number,)).fetchone()
-        blank = {"model": "", "timestamp": 0.0, "duration_seconds": 0.0, "verdict": "unknown", "reason": ""}
-        whole = msgspec.convert(blank | msgspec.json.decode(row[0]), CheckResult)
-        return {name: getattr(whole, name) for name in _CONTENT}
 
     def _about(self, key: str) -> str:
         row = self._connection.execute("SELECT record FROM about WHERE key = ?", (key,)).fetchone()
@@ -188,16 +181,18 @@ def begun(folder: Path, subject: Subject, wanted: float) -> SoakFile:
         _lock(folder, held)
         path = folder / FILE
         fresh = not path.exists()
-        connection = _opened(path, held, fresh)
+        connection = _opened(path, held)
         if fresh or not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             with _Transaction(connection, path):
                 connection.execute(f"PRAGMA application_id = {_APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {VERSION}")
                 for statement in _SCHEMA:
                     connection.execute(statement)
-                connection.execute("INSERT INTO about VALUES ('subject', ?)", (_json(subject),))
+                connection.execute("INSERT INTO about VALUES ('subject', ?)", (encoded(subject),))
                 connection.execute("INSERT INTO about VALUES ('wanted_seconds', ?)", (str(wanted),))
         _verify(path, connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
         file = SoakFile(folder, connection)
         if other := differs(file.subject, subject):
             raise UsageError(f"{folder}: --out: a soak of another configuration: {other}; name another folder")
@@ -214,19 +209,27 @@ def existing(folder: Path) -> SoakFile:
     if not path.is_file():
         raise UsageError(f"{folder}: no soak was made here; npumon soak -c FILE --duration 8h --out {folder} makes one")
     with ExitStack() as held:
-        connection = _opened(path, held, False)
+        connection = _opened(path, held)
         _verify(path, connection)
         file = SoakFile(folder, connection)
         file.holds(held.pop_all())
     return file
 
 
+@contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """Reading from the soak in ``folder``. Raises :class:`UsageError`, and says what may help, if it is damaged."""
+    try:
+        yield
+    except (sqlite3.Error, msgspec.MsgspecError) as error:
+        mend = "`sqlite3 soak.db .recover` may save the rest"
+        raise UsageError(f"{folder / FILE}: damaged: {line(error)}; {mend}") from error
+
+
 def differs(one: Subject, other: Subject) -> str:
     """The first thing in which two subjects differ, as ``what: before, now``; empty if they do not."""
-    for name in ("provider", "onnxruntime", "provider_version", "pace_seconds"):
-        before, now = getattr(one, name), getattr(other, name)
-        if before != now:
-            return f"{name.removesuffix('_seconds')} was {before}, is {now}"
+    if found := _differs(one, other, ("models",)):
+        return found
     if one.models.keys() != other.models.keys():
         return f"models were {', '.join(one.models)}, are {', '.join(other.models)}"
     for model, settings in one.models.items():
@@ -235,22 +238,6 @@ def differs(one: Subject, other: Subject) -> str:
             if settings.get(key) != now.get(key):
                 return f"{model}: {key} was {settings.get(key, 'absent')}, is {now.get(key, 'absent')}"
     return ""
-
-
-def pack(seconds: Sequence[float]) -> bytes:
-    """Little-endian IEEE 754 doubles, one behind the other."""
-    packed = array("d", seconds)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed.tobytes()
-
-
-def unpack(blob: bytes) -> tuple[float, ...]:
-    """What :func:`pack` packed."""
-    packed = array("d", blob)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return tuple(packed)
 
 
 # --------------------------------------------------------------------------------------------------------- parts
@@ -284,6 +271,15 @@ class _Transaction:
         return SoakWriteError(f"{self._path}: {error}; free space there, then go on with the same command")
 
 
+def _differs(one: Struct, other: Struct, but: Sequence[str] = ()) -> str:
+    """The first field but those of ``but`` in which two records differ, in words; empty if they do not."""
+    for name in one.__struct_fields__:
+        before, now = getattr(one, name), getattr(other, name)
+        if name not in but and before != now:
+            return f"{name.removesuffix('_seconds')} was {before}, is {now}"
+    return ""
+
+
 def _lock(folder: Path, held: ExitStack) -> None:
     """One soak at a time in ``folder``, which is made if it is not there."""
     try:
@@ -292,21 +288,24 @@ def _lock(folder: Path, held: ExitStack) -> None:
     except OSError as error:
         raise UsageError(f"{folder}: --out: {error.strerror}; name a folder that this user may write") from error
     held.callback(os.close, descriptor)
+    for path in (folder, folder / FILE):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UsageError(f"{path}: --out: may not be written; name a folder that this user may write")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise UsageError(f"{folder}: --out: another npumon soak runs here; end it or name another folder") from error
 
 
-def _opened(path: Path, held: ExitStack, fresh: bool) -> sqlite3.Connection:
+def _opened(path: Path, held: ExitStack) -> sqlite3.Connection:
+    # Evidence that may only be read, as in an archive: SQLite would want to make files of its own beside it.
+    still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{FILE}-wal").exists()
+    address = f"{path.absolute().as_uri()}?{'immutable=1' if still else 'mode=rwc'}"
     try:
         # Only one thread at a time writes, but the one that runs the checks is not the one that opens the file.
-        connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(address, timeout=5.0, isolation_level=None, check_same_thread=False, uri=True)
         held.callback(connection.close)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if fresh or os.access(path, os.W_OK):
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.Error as error:
         full = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
         mend = "free space there" if full else "name another folder"
@@ -321,29 +320,3 @@ def _verify(path: Path, connection: sqlite3.Connection) -> None:
         raise UsageError(f"{path}: not the file of a soak; name another folder")
     if version != VERSION:
         raise UsageError(f"{path}: written by another version of npumon ({version}); use that one, or another folder")
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _varying(result: CheckResult) -> dict[str, Any]:
-    """What is a check's own, without what is absent and what has a place of its own."""
-    bare = replace(result, **{name: _BLANK[name] for name in _CONTENT})
-    if bare.latency is not None:
-        bare = replace(bare, latency=replace(bare.latency, replays_seconds=(), warmups_seconds=()))
-    whole = msgspec.to_builtins(bare)
-    return {key: value for key, value in whole.items() if key not in _CONTENT and value not in (None, "", (), [], {})}
-
-
-def _restored(record: dict[str, Any], replays: tuple[float, ...], warmups: tuple[float, ...]) -> CheckResult:
-    if latency := record.get("latency"):
-        latency |= {"replays_seconds": replays, "warmups_seconds": warmups}
-    return msgspec.convert({"reason": "", **record}, CheckResult)
-
-
-_BLANK: Final[dict[str, Any]] = {
-    field.name: field.default_factory() if callable(field.default_factory) else field.default
-    for field in msgspec.structs.fields(CheckResult)
-    if field.name in _CONTENT
-}

@@ -6,6 +6,7 @@ stands where its answer would.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ GROUPS: Final = 8
 EVENTS: Final = 40
 """Most events of a model in the report; the file has them all."""
 TEXT_LIMIT: Final = 600
+_UNIT: Final = re.compile(r"(?<=\d) (?=(%|[KM]iB|[mµ]?s)(?!\w))")  # a value and its unit stay on one line
 
 QUESTIONS: Final = {
     "verdict": "Was it healthy all the time?",
@@ -112,8 +114,11 @@ def _answers(model: ModelSoak) -> list[Answer]:
     for kind, question in QUESTIONS.items():
         if found[kind]:
             answers.append(Answer(question, "no", found[kind]))
+        elif kind == "drift" and model.drift.found:  # a fall, which stops no release and yet is no "yes"
+            answers.append(Answer(question, "told", f"it fell: {quiet[kind]}"))
         elif not measured or untold.get(kind) or (kind == "verdict" and model.verdict == "unknown"):
-            answers.append(Answer(question, "unknown", quiet[kind] if measured and untold.get(kind) else model.reason))
+            why = untold.get(kind, "") if "cannot be told (" in quiet[kind] else quiet[kind]
+            answers.append(Answer(question, "unknown", why if measured and untold.get(kind) else model.reason))
         else:
             answers.append(Answer(question, "yes", quiet[kind]))
     for heat in model.heat:
@@ -122,7 +127,7 @@ def _answers(model: ModelSoak) -> list[Answer]:
 
 
 def _heat(zone: str, rho: float | None, low: float | None, high: float | None, found: bool) -> Answer:
-    question = f"Does it follow the {zone}'s temperature?"
+    question = f"Does latency follow the {zone}'s temperature?"
     if rho is None or low is None or high is None:
         return Answer(question, "unknown", "too few readings, too much alike, or none that moved")
     text = f"rank correlation {rho:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "−")  # noqa: RUF001
@@ -145,9 +150,9 @@ def _template() -> Template:
         "nodes": _nodes,
         "duration": words.length,
         "signed": words.signed,
-        "moment": lambda timestamp: f"{wording.rfc3339(timestamp)[:19]}Z".replace("T", " "),
+        "moment": lambda timestamp: wording.rfc3339(timestamp)[:19].replace("T", " "),
         "pos": lambda value: f"{value:.1f}",
         "mib": lambda size: wording.ABSENT if size is None else f"{size / 2**20:.0f} MiB",
-        "clip": lambda text: clip(printable(text), TEXT_LIMIT).replace(" %", "\u00a0%"),
+        "clip": lambda text: _UNIT.sub("\u00a0", clip(printable(text), TEXT_LIMIT)),
     }
     return template("soak.html.j2", filters)

@@ -232,7 +232,8 @@ class Compared(Struct, frozen=True):
     """One model in two soaks. ``ratio`` is B's median over A's with its interval, ``p`` of the permutation test.
 
     ``cliffs_delta`` is -1 to 1: how much more often a check of B is slower than one of A than the reverse.
-    ``worse`` says in which respects B is worse beyond its bound; ``notes`` what else differs or could not be told.
+    ``worse`` says in which respects B is worse beyond its bound; ``why`` why it cannot be told whether its latency is;
+    ``notes`` what else differs.
     """
 
     model: str
@@ -247,3 +248,4 @@ class Compared(Struct, frozen=True):
     new_ops: dict[str, float] = {}
     worse: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    why: str = ""

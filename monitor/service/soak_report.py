@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from monitor.analysis import soak as analysis
+from monitor.analysis.compare import apart
 from monitor.analysis.compare import compare as compare_models
-from monitor.errors import UsageError
+from monitor.errors import EXIT_UNMEASURED, NpumonError, UsageError
 from monitor.outputs import soak_file
-from monitor.outputs.database import line
 from monitor.outputs.soak import cases, summary
 from monitor.outputs.soak_file import SoakFile
 from monitor.outputs.soak_page import render
@@ -22,6 +19,12 @@ from monitor.records import Target
 from monitor.records.soak import Compared, ModelSoak, SoakResult
 
 REPORTS = ("report.html", "summary.json", "junit.xml")
+
+
+class NothingMeasured(NpumonError):
+    """There is a soak, and no check was made in it yet."""
+
+    exit_code = EXIT_UNMEASURED
 
 
 class Report:
@@ -33,12 +36,9 @@ class Report:
 
 
 def read(folder: Path) -> Report:
-    """What is in ``folder`` so far. Raises :class:`UsageError` if there is no soak, or nothing was measured yet."""
-    try:
+    """What is in ``folder`` so far. Raises :class:`UsageError` if there is no soak, else :class:`NothingMeasured`."""
+    with soak_file.undamaged(folder):
         return _read(folder)
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
-        mend = "`sqlite3 soak.db .recover` may save the rest"
-        raise UsageError(f"{folder / soak_file.FILE}: damaged: {line(error)}; {mend}") from error
 
 
 def _read(folder: Path) -> Report:
@@ -46,7 +46,8 @@ def _read(folder: Path) -> Report:
         sessions = file.sessions()
         elapsed = file.elapsed
         if not sessions or not file.checks:
-            raise UsageError(f"{folder}: no check was made yet; wait, or start npumon soak again with --out {folder}")
+            mend = f"wait, or start npumon soak again with --out {folder}"
+            raise NothingMeasured(f"{folder}: no check was made yet; {mend}")
         courses, models = {}, []
         for name in file.subject.models:
             courses[name] = _course(file, name, elapsed)
@@ -57,7 +58,7 @@ def _read(folder: Path) -> Report:
             wanted_seconds=file.wanted,
             measured_seconds=elapsed,
             started=sessions[0].started,
-            ended=max(last.values(), default=sessions[0].started),
+            ended=last[max(last)],
             sessions=sessions,
             gaps=analysis.gaps(sessions, last),
             models=tuple(models),
@@ -73,15 +74,23 @@ def write(folder: Path, report: Report) -> None:
     texts = (render(result, moments), summary(result), cases(result))
     for name, text in zip(REPORTS, texts, strict=True):
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=folder, prefix=f".{name}", delete=False
-            ) as file:
-                file.write(text)
-                os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, folder / name)
+            _replace(folder, name, text)
         except OSError as error:
             mend = "free space there, or run this as a user that may write it"
             raise UsageError(f"{folder / name}: {error.strerror}; {mend}") from error
+
+
+def _replace(folder: Path, name: str, text: str) -> None:
+    """The file ``name`` anew, or as it was; what could not be finished is not left behind."""
+    descriptor, path = tempfile.mkstemp(dir=folder, prefix=f".{name}")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(descriptor, 0o644)
+        os.replace(path, folder / name)
+    except OSError:
+        os.unlink(path)
+        raise
 
 
 def compare(one: Path, other: Path, bound: float) -> tuple[Compared, ...]:
@@ -91,7 +100,10 @@ def compare(one: Path, other: Path, bound: float) -> tuple[Compared, ...]:
     if not names:
         raise UsageError(f"{one} and {other} have no model in common; compare two soaks of the same models")
     every = dict.fromkeys([*a.result.subject.models, *b.result.subject.models])
-    return tuple(compare_models(name, _side(a, name), _side(b, name), bound) for name in every)
+    return tuple(
+        compare_models(name, _side(a, name), _side(b, name), bound, tuple(apart(a.result, b.result, name)))
+        for name in every
+    )
 
 
 def _side(report: Report, name: str) -> tuple[ModelSoak, analysis.Course] | None:
@@ -107,12 +119,12 @@ def _course(file: SoakFile, name: str, elapsed: float) -> analysis.Course:
 
 
 def _last(courses: Iterable[analysis.Course]) -> dict[int, float]:
-    """When the last check of each session was made."""
-    last: dict[int, float] = {}
+    """When the last check of each session was made, by the clock as it was then: it may have stepped back before."""
+    last: dict[int, tuple[float, float]] = {}
     for course in courses:
         for moment in course.moments:
-            last[moment.session] = max(last.get(moment.session, 0.0), moment.timestamp)
-    return last
+            last[moment.session] = max(last.get(moment.session, (0.0, 0.0)), (moment.elapsed, moment.timestamp))
+    return {session: timestamp for session, (_, timestamp) in last.items()}
 
 
 def _target(models: Iterable[ModelSoak]) -> Target | None:

@@ -113,6 +113,8 @@ def test_a_worse_run_is_told_in_what(quiet: Path, tmp_path: Path) -> None:
     found = {one.model: one for one in compare_folders(quiet, tmp_path, 0.05)}
     assert found["m1"].worse == ("latency",)
     assert found["m1"].ratio == pytest.approx(1.08, abs=0.01)
+    assert found["m1"].cliffs_delta is not None
+    assert found["m1"].cliffs_delta > 0.9
     assert {"latency", "placement", "verdict"} == set(found["m2"].worse)
     assert found["m2"].new_ops == {"LayerNormalization": 0.178}
     assert found["m3"].worse == ("memory",)
@@ -131,4 +133,4 @@ def test_too_short_runs_are_not_compared(tmp_path: Path) -> None:
     sides = [(report.result.models[0], report.courses["m"]) for report in runs]
     found = compare("m", sides[0], sides[1], 0.05)
     assert (found.ratio, found.worse) == (None, ())
-    assert "cannot be compared" in found.notes[0]
+    assert "cannot be compared" in found.why

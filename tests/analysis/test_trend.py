@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.analysis.trend import blocks, correlation, difference, growth, quantile, superiority, trend
+from monitor.analysis.trend import blocks, correlation, difference, growth, quantile, rise, superiority, trend
 
 Series = list[float]
 
@@ -27,9 +27,9 @@ def wandering(chance: random.Random, count: int, memory: float, scatter: float =
     return series
 
 
-def over_time(series: Series, rise: float = 0.0) -> list[list[tuple[float, float]]]:
-    """One stretch, with ``rise`` added from its start to its end."""
-    return [[(float(at), value + rise * at / len(series)) for at, value in enumerate(series)]]
+def over_time(series: Series, more: float = 0.0) -> list[list[tuple[float, float]]]:
+    """One stretch, with ``more`` added from its start to its end."""
+    return [[(float(at), value + more * at / len(series)) for at, value in enumerate(series)]]
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.8, 0.95])
@@ -38,10 +38,33 @@ def test_what_only_wanders_is_no_trend(memory: float) -> None:
     chance = random.Random(int(memory * 100))
     alarms = 0
     for _ in range(1000):
-        found = trend(over_time(wandering(chance, 40, memory)))
+        found = rise(over_time(wandering(chance, 40, memory)))
         alarms += found is not None and (found.low > 0 or found.high < 0) and abs(found.slope * 40) > 0.03
     # 1 % of 1000, and three standard deviations of that count.
     assert alarms <= 10 + 3 * math.sqrt(10)
+
+
+@pytest.mark.parametrize(("memory", "noise", "most"), [(0.95, 0.03, 0.05), (0.98, 0.02, 0.09)])
+def test_weather_that_noise_hides_is_seldom_a_trend(memory: float, noise: float, most: float) -> None:
+    """Where a median's own noise lies over slow weather, which no neighbour shows, few of 200 series have a trend."""
+    chance = random.Random(12)
+    alarms = 0
+    for _ in range(200):
+        series = [value + chance.gauss(0, noise) for value in wandering(chance, 160, memory, 0.02)]
+        found = rise(over_time(series))
+        alarms += found is not None and (found.low > 0 or found.high < 0) and abs(found.slope * 160) > 0.03
+    assert alarms <= most * 200
+
+
+def test_weather_that_noise_hides_is_seldom_a_difference() -> None:
+    """Two long runs of one level are not told apart because each has slow weather under the noise of its checks."""
+    chance = random.Random(13)
+    alarms = 0
+    for _ in range(40):
+        runs = [[value + chance.gauss(0, 0.03) for value in wandering(chance, 1500, 0.99, 0.02)] for _ in "ab"]
+        found = difference(runs[0], runs[1], rounds=299)
+        alarms += found is not None and found.p < 0.01 and (found.low > 0 or found.high < 0)
+    assert alarms <= 4
 
 
 def test_the_interval_covers_what_it_says() -> None:
@@ -49,7 +72,7 @@ def test_the_interval_covers_what_it_says() -> None:
     chance = random.Random(5)
     missed = 0
     for _ in range(1000):
-        found = trend(over_time(wandering(chance, 40, 0.0), rise=0.04))
+        found = trend(over_time(wandering(chance, 40, 0.0), more=0.04))
         assert found is not None
         missed += not found.low <= 0.04 / 40 <= found.high
     assert missed <= 10 + 3 * math.sqrt(10)
@@ -59,10 +82,26 @@ def test_the_interval_covers_what_it_says() -> None:
 def test_a_planted_trend_is_found(memory: float) -> None:
     """5 % over the run are found in nearly all series that scatter by 1 %, and measured without a bias."""
     chance = random.Random(11)
-    found = [trend(over_time(wandering(chance, 120, memory), rise=0.05)) for _ in range(60)]
+    found = [rise(over_time(wandering(chance, 120, memory), more=0.05)) for _ in range(60)]
     sizes = [one.slope * 120 for one in found if one is not None and one.low > 0]
     assert len(sizes) >= 57
     assert statistics.fmean(sizes) == pytest.approx(0.05, abs=0.002)
+
+
+def test_a_rise_along_a_curve_is_found() -> None:
+    """What rises by 70 % without noise is no straight line of logarithms, and yet only a rise; so is its fall."""
+    chance = random.Random(14)
+    curve = [math.log(1 + 0.7 * at / 45) + chance.gauss(0, 0.004) for at in range(45)]
+    assert trend(over_time(curve)) is None  # what is left beside the line looks like slow weather
+    found = rise(over_time(curve))
+    assert found is not None
+    assert 0 < found.low < math.log(1.7) / 45 < found.high
+    back = rise(over_time([-value for value in curve]))
+    assert back is not None
+    assert (back.slope, back.high) == pytest.approx((-found.slope, -found.low))
+    # A rise and a fall of the same size are none of the two.
+    there_and_back = rise(over_time([*curve, *reversed(curve)]))
+    assert there_and_back is None or there_and_back.low < 0 < there_and_back.high
 
 
 def test_levels_of_strata_are_their_own() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from monitor.errors import UsageError
-from monitor.outputs import soak, soak_file
+from monitor.outputs import soak, soak_file, soak_rows
 from monitor.outputs.axes import LEFT, RIGHT
 from monitor.outputs.junit import Case, junit
 from monitor.outputs.soak_charts import bars, timeline
@@ -111,8 +111,8 @@ def test_what_checks_share_is_kept_once(folder: Path) -> None:
 @given(st.lists(st.floats(allow_nan=False), max_size=40))
 def test_replays_are_packed_without_loss(seconds: list[float]) -> None:
     """Packing is little-endian doubles, and unpacking its reverse."""
-    assert soak_file.pack(seconds) == struct.pack(f"<{len(seconds)}d", *seconds)
-    assert soak_file.unpack(soak_file.pack(seconds)) == tuple(seconds)
+    assert soak_rows.pack(seconds) == struct.pack(f"<{len(seconds)}d", *seconds)
+    assert soak_rows.unpack(soak_rows.pack(seconds)) == tuple(seconds)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,67 @@ def test_the_page_is_whole_and_loads_nothing(report: Report) -> None:
     assert not re.search(r"(?i)\b(nan|inf)\b[,\"]", text)
 
 
+def test_a_median_that_fell_did_not_stay(tmp_path: Path) -> None:
+    """A fall is no finding, and the question whether the median stayed is not answered with yes."""
+    night.write(tmp_path, [Model("m", 0.008, 1, drift=-0.2)], hours=2)
+    report = read(tmp_path)
+    assert report.result.models[0].findings == ()
+    text = render(report.result, {name: course.moments for name, course in report.courses.items()})
+    (answer,) = re.findall(r'<div class="(\w+)"><dt>Did the median stay\?</dt><dd>(.*?)</dd>', text)
+    assert answer[0] == "told"
+    assert re.match(r"it fell: −1\d\.\d", answer[1])  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.04, "0s"),
+        (42.51, "42.5s"),
+        (45.1, "45.1s"),
+        (59.97, "1m"),
+        (90.4, "1m30s"),
+        (5400.0, "1h30m"),
+        (5431, "1h31m"),
+    ],
+)
+def test_a_length_is_told_as_people_say_it(seconds: float, told: str) -> None:
+    """Tenths of a second, then seconds, then minutes: as much as matters."""
+    assert soak.length(seconds) == told
+
+
+def test_an_early_end_is_seen_at_the_top(report: Report) -> None:
+    """A soak that is not complete says so beside its verdict, where nobody can take it for a pass."""
+    moments = {name: course.moments for name, course in report.courses.items()}
+    assert ">incomplete<" not in render(report.result, moments)
+    assert ">incomplete<" in render(replace(report.result, wanted_seconds=9 * HOUR), moments)
+
+
+@pytest.mark.parametrize("checks", [1, 2, 7])
+def test_a_short_soak_has_a_report(tmp_path: Path, checks: int) -> None:
+    """From the first check on there is a report, in which what takes more of them cannot be told."""
+    night.write(
+        tmp_path,
+        [Model("m", 0.008, 1), Model("fails", 0.008, 2, fails=(60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 420.0))],
+        hours=checks / 60,
+    )
+    report = read(tmp_path)
+    measured, failed = report.result.models
+    assert (measured.verdict, failed.verdict) == ("healthy", "unknown")
+    assert measured.drift.why == (
+        "1 check is too few to tell" if checks == 1 else f"{checks} checks are too few to tell"
+    )
+    page = Page()
+    page.feed(render(report.result, {name: course.moments for name, course in report.courses.items()}))
+    assert page.open == []
+    outcomes = {
+        (case.get("classname"), case.get("name")): [part.tag for part in case]
+        for case in ElementTree.fromstring(soak.cases(report.result)).iter("testcase")
+    }
+    assert outcomes["m", "drift"] == ["skipped"]
+    assert outcomes["fails", "drift"] == ["error"]
+    assert "cannot be told" in soak.table(report.result, colour=False)
+
+
 def test_everything_is_drawn_inside_of_its_frame(report: Report) -> None:
     """No line, box or mark leaves the drawing, and panels do not overlap."""
     for model in report.result.models:
@@ -171,6 +232,8 @@ def test_everything_is_drawn_inside_of_its_frame(report: Report) -> None:
         for above, below in zip(chart.panels, chart.panels[1:], strict=False):
             assert above.bottom < below.top
         assert len(chart.panels) == 6
+        flag, title = 17.0, 7.0 + 12.0  # below the one, and over the panel above the other, is nothing but space
+        assert chart.panels[0].top - title > flag
         for panel in chart.panels:
             for line in (*panel.lines, *panel.bands):
                 for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", line.path):
