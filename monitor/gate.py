@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from monitor import console
-from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_WORSE, UsageError
+from monitor.errors import EXIT_HEALTHY, EXIT_UNMEASURED, EXIT_WORSE, NpumonError, UsageError
 
 if TYPE_CHECKING:
+    from monitor.records.gate import GateResult
     from monitor.service.gate import Asked
     from monitor.service.prometheus import Login
 
 _EXITS = {"pass": EXIT_HEALTHY, "fail": EXIT_WORSE, "unmeasured": EXIT_UNMEASURED}
 _FILE = click.Path(path_type=Path)
-_SHARE = click.FloatRange(0, 1, min_open=True)
+
+
+class _Number(click.FloatRange):
+    """A range that nan is not in, which is neither below nor above anything: with such a bound nothing would fail."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
+_SHARE = _Number(0, 1, min_open=True)
 """Of nothing: a share of 0 would be met without any board."""
 
 
@@ -44,12 +59,10 @@ _SHARE = click.FloatRange(0, 1, min_open=True)
 @click.option(
     "--share-healthy", type=_SHARE, default=0.99, show_default=True, help="Least share of time, over all boards."
 )
-@click.option(
-    "--slower", type=click.FloatRange(1), default=1.1, show_default=True, help="Most times a cohort may be as slow."
-)
+@click.option("--slower", type=_Number(1), default=1.1, show_default=True, help="Most times a cohort may be as slow.")
 @click.option(
     "--op-share",
-    type=click.FloatRange(0, 1),
+    type=_Number(0, 1),
     default=0.01,
     show_default=True,
     help="Share of FLOPs that a new op may have.",
@@ -83,20 +96,41 @@ def gate(url: str, as_json: bool, junit: Path | None, timeout: str, **given: Any
         --match 'job="npumon", ring="canary"' --baseline-match 'job="npumon", ring="stable"'
     """  # noqa: D301 - click wants the backspace character itself
     from monitor.outputs import gate as written
-    from monitor.service.gate import gate
-    from monitor.service.prometheus import Prometheus
 
-    seconds = console.guard(lambda: _seconds("--timeout", timeout))
-    login = _login(given)
-    question = console.guard(lambda: _asked(given))
-    result = console.guard(lambda: gate(Prometheus(url, login, seconds), question, time.time()))
-    if junit is not None:
-        junit.write_text(written.junit(result), encoding="utf-8")
+    # From the start the file is no pass: not what an earlier run left, nor what a job leaves that is killed.
+    _keep(junit, written.failure_junit(time.time(), "the gate did not come to its end"))
+    try:
+        result = _judged(url, timeout, given)
+    except NpumonError as error:
+        _keep(junit, written.failure_junit(time.time(), str(error)))
+        if as_json and error.exit_code == EXIT_UNMEASURED:
+            console.print_json(written.failure_document(time.time(), str(error)))
+        console.fail(str(error), error.exit_code)
+    _keep(junit, written.junit(result))
     if as_json:
         console.print_json(written.document(result))
     else:
         click.echo(written.table(result, console.colour()))
     sys.exit(_EXITS[result.outcome])
+
+
+def _judged(url: str, timeout: str, given: dict[str, Any]) -> GateResult:
+    """The verdict; raises :class:`NpumonError`."""
+    from monitor.service.gate import gate
+    from monitor.service.prometheus import Prometheus
+
+    seconds, question = _seconds("--timeout", timeout), _asked(given)
+    return gate(Prometheus(url, _login(given), seconds), question)
+
+
+def _keep(file: Path | None, text: str) -> None:
+    """Write ``text`` into ``file``, if one was asked for; one line and exit code 2 if it cannot be written."""
+    if file is None:
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        console.fail(f"--junit: {file}: {os.strerror(error.errno or 0)}; name a file in a folder that can be written")
 
 
 def _login(given: dict[str, Any]) -> Login:
@@ -108,7 +142,8 @@ def _login(given: dict[str, Any]) -> Login:
 def _asked(given: dict[str, Any]) -> Asked:
     """What the options ask for; raises :class:`UsageError`."""
     from monitor.records.gate import Bounds
-    from monitor.service.gate import Asked, selector
+    from monitor.service.gate import Asked
+    from monitor.service.prometheus import selector
 
     window, soak = _seconds("--window", given["window"]), _seconds("--soak", given["soak"])
     if soak > window:

@@ -165,15 +165,15 @@ def _median(boards: list[Seen]) -> float | None:
 
 
 def new_ops(boards: Boards, reference: Boards, kind: Kind, bounds: Bounds) -> list[NewOp]:
-    """Op types whose share exceeds that on all of the baseline's boards of this kind by more than ``op_share``.
+    """Op types whose share exceeds what is normal on the baseline's boards of this kind by more than ``op_share``.
 
     One board may be broken by itself: an op counts if more boards have it than may be missing. Boards that are
     unhealthy without it say nothing about it, and are left out.
     """
-    mine, compared = boards.of(kind), bool(reference.of(kind))
+    mine, compared = placed(boards.of(kind)), bool(placed(reference.of(kind)))
     found = []
-    for op, normal in _ops(boards, reference, kind).items():
-        shares = [one.fallback_flops.get(op, 0.0) for one in mine]
+    for op, normal in _ops(boards, reference, kind, bounds).items():
+        shares = [_share(one, op) for one in mine]
         having = [share for share in shares if share > normal + bounds.op_share]
         of = len(having) + sum(
             share <= normal + bounds.op_share and not _ill(one, bounds) for one, share in zip(mine, shares, strict=True)
@@ -185,25 +185,46 @@ def new_ops(boards: Boards, reference: Boards, kind: Kind, bounds: Bounds) -> li
 
 
 def undecided_ops(boards: Boards, reference: Boards, kind: Kind, bounds: Bounds) -> bool:
-    """Whether some op would be new if all boards that nothing is known of had it, beside boards that are well."""
-    if not reference.of(kind):
+    """Whether some op would be new if all boards that nothing is known of had it, and none of the baseline's.
+
+    Beside the former are the boards that are well.
+    """
+    mine, others = placed(boards.of(kind)), placed(reference.of(kind))
+    if not others:
         return True
-    mine, unheard = boards.of(kind), boards.unheard
-    for op, normal in {**_ops(boards, reference, kind), "": 0.0}.items():
-        having = [one.fallback_flops.get(op, 0.0) > normal + bounds.op_share for one in mine]
+    unheard = boards.unheard + len(boards.of(kind)) - len(mine)
+    without = reference.unheard + len(reference.of(kind)) - len(others)
+    for op, normal in {**_ops(boards, reference, kind, bounds, without), "": 0.0}.items():
+        having = [_share(one, op) > normal + bounds.op_share for one in mine]
         well = sum(not has and _well(one, bounds) for one, has in zip(mine, having, strict=True))
         if _many(sum(having) + unheard, sum(having) + well + unheard, bounds):
             return True
     return False
 
 
-def _ops(boards: Boards, reference: Boards, kind: Kind) -> dict[str, float]:
-    """The op types that fell back on the boards, each with its largest share on the baseline's."""
-    known: dict[str, float] = {}
-    for one in reference.of(kind):
-        for op, share in one.fallback_flops.items():
-            known[op] = max(share, known.get(op, 0.0))
-    return {op: known.get(op, 0.0) for op in sorted({op for one in boards.of(kind) for op in one.fallback_flops})}
+def placed(boards: list[Seen]) -> list[Seen]:
+    """Those of which it is known where their ops ran."""
+    return [one for one in boards if one.fallback_flops is not None]
+
+
+def _ops(boards: Boards, reference: Boards, kind: Kind, bounds: Bounds, without: int = 0) -> dict[str, float]:
+    """The op types that fell back on the boards, each with the share that is normal on the baseline's.
+
+    Normal is the largest, but for the few boards, one at least, that may be broken by themselves: where an accelerator
+    does not come up every op is on the CPU, and one such board must not make every op a normal one. ``without`` more
+    boards of the baseline are taken to have no op on the CPU.
+    """
+    others = placed(reference.of(kind))
+    found: dict[str, float] = {}
+    for op in sorted({op for one in boards.of(kind) for op in one.fallback_flops or ()}):
+        shares = sorted([*(_share(one, op) for one in others), *[0.0] * without], reverse=True)
+        few = max(1, int((1 - bounds.share_reporting) * len(shares) + 1e-9))
+        found[op] = shares[min(few, len(shares) - 1)] if shares else 0.0
+    return found
+
+
+def _share(one: Seen, op: str) -> float:
+    return (one.fallback_flops or {}).get(op, 0.0)
 
 
 def _many(having: int, of: int, bounds: Bounds) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from statistics import median
 
-from monitor.analysis.cohorts import LEAST_BOARDS, Boards, compare, new_ops, undecided_ops
+from monitor.analysis.cohorts import LEAST_BOARDS, Boards, compare, new_ops, placed, undecided_ops
 from monitor.records.gate import (
     CRITERIA,
     Bounds,
@@ -225,7 +225,8 @@ def _ops(boards: Boards, reference: Boards, bounds: Bounds) -> Criterion:
             continue
         found += new_ops(boards, reference, kind, bounds)
         undecided = undecided or undecided_ops(boards, reference, kind, bounds)
-        covered += len(mine) if others and len(mine) >= LEAST_BOARDS else 0
+        known = placed(mine)
+        covered += len(known) if placed(others) and len(known) >= LEAST_BOARDS else 0
     outcome: Outcome = _enough(covered, boards.expected, bounds.share_reporting)
     if any(op.counts for op in found):
         outcome = "fail"

@@ -87,6 +87,17 @@ def junit(result: GateResult) -> str:
     return write("npumon gate", wording.rfc3339(result.timestamp), cases)
 
 
+def failure_document(timestamp: float, error: str) -> dict[str, Any]:
+    """``gate --json`` where nothing could be measured: the time, UTC seconds, the outcome, and why, in one line."""
+    outcome: Outcome = "unmeasured"
+    return {"timestamp": wording.rfc3339(timestamp), "outcome": outcome, "error": error}
+
+
+def failure_junit(timestamp: float, error: str) -> str:
+    """JUnit XML where there is no verdict: one test case, an error."""
+    return write("npumon gate", wording.rfc3339(timestamp), [Case("gate", "verdict", "error", error)])
+
+
 # ------------------------------------------------------------------------------------------------------- table
 
 

@@ -44,7 +44,8 @@ class Seen(Struct, frozen=True):
 
     ``span_seconds`` is from when this version was first seen in the window to the window's end. Of it the model was
     healthy, or degraded or in fallback, for so long; the rest was not measured. ``median_seconds`` is the median over
-    that time of the checks' medians, ``fallback_flops`` the largest share of each op type.
+    that time of the checks' medians, ``fallback_flops`` the largest share of each op type that fell back.
+    Both are ``None`` where they were not measured.
     """
 
     kind: Kind
@@ -53,7 +54,7 @@ class Seen(Struct, frozen=True):
     healthy_seconds: float = 0.0
     unhealthy_seconds: float = 0.0
     median_seconds: float | None = None
-    fallback_flops: dict[str, float] = {}
+    fallback_flops: dict[str, float] | None = None
 
 
 class Watched(Struct, frozen=True):

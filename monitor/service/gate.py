@@ -6,7 +6,6 @@ a board that was updated meanwhile is judged by its new version alone; only sums
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from statistics import median
@@ -25,15 +24,21 @@ STEPS: Final = 144
 """Moments of a window that verdicts are looked at: every 10 minutes of a day."""
 COARSER: Final = 4
 """Of so many, one is looked at for medians and ops, which a board keeps: joins are what a query costs."""
+LONGEST_CHECK: Final = 1800.0
+"""Seconds, besides three intervals, after which a count of checks that stands still tells that none is made."""
 
-_MODEL: Final = "on (job, instance, model)"
+OVERLAP: Final = 360.0
+"""Seconds for which two host names may be one board's: a store that is written to has the old one for 5 minutes."""
+
+_EACH: Final = "job, instance, model"
+_MODEL: Final = f"on ({_EACH})"
 _FACTS: Final = ("target", "onnxruntime", "provider", "provider_version", "backend_version", "machine")
 _CARRIED: Final = ", ".join((*_FACTS, "sha256", "samples", "soc"))
-_MATCHER: Final = re.compile(r"""\s*[a-zA-Z_]\w*\s*(?:=~|!~|!=|=)\s*(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')\s*""")
 
 _Key = tuple[str, str]  # board and model
 _MEDIAN: Final = "npumon_latency_median_seconds"
 _FALLBACK: Final = "npumon_fallback_flops_ratio"
+_PLACED: Final = "npumon_fallback_nodes"  # there for whatever was placed, whether an op fell back or not
 
 
 class Asked(Struct, frozen=True):
@@ -49,8 +54,12 @@ class Asked(Struct, frozen=True):
     bounds: Bounds
 
 
-def gate(server: Prometheus, asked: Asked, now: float) -> GateResult:
-    """The verdict at ``now``, UTC seconds. Raises :class:`QueryError` or :class:`UsageError`."""
+def gate(server: Prometheus, asked: Asked) -> GateResult:
+    """The verdict at this moment. Raises :class:`QueryError` or :class:`UsageError`.
+
+    The moment is by the server's clock: by one that is late, here, boards would be judged by what they were before.
+    """
+    now = server.now()
     window = asked.bounds.window_seconds
     candidate = _Reader(server, asked.match, window, now).fleet(asked.boards)
     if not candidate.watched:
@@ -67,26 +76,6 @@ def gate(server: Prometheus, asked: Asked, now: float) -> GateResult:
             count = f"{len(both)} board{'s' * (len(both) != 1)} ({both[0]}{', …' if both[1:] else ''})"
             raise UsageError(f"--baseline-match: {count} are chosen by --match too; choose others to compare with")
     return decide(now, candidate, baseline, asked.bounds, asked.models)
-
-
-def selector(option: str, text: str) -> str:
-    """The matchers of ``text``, with or without braces around them. Raises :class:`UsageError` if it has none."""
-    inner = text.strip()
-    if inner.startswith("{") and inner.endswith("}"):
-        inner = inner[1:-1]
-    inner = inner.strip().removesuffix(",")
-    at = 0
-    while found := _MATCHER.match(inner, at):
-        at = found.end()
-        if at == len(inner):
-            return inner
-        if inner[at] != ",":
-            break
-        at += 1
-    shown = " ".join(text.split())[:100]
-    raise UsageError(
-        f"""{option}: {shown}: not a selector; write label matchers, as in 'job="npumon", ring="canary"'"""
-    )
 
 
 class _Stretch(NamedTuple):
@@ -107,6 +96,10 @@ class _Reader:
         self._server, self._match, self._now = server, match, now
         self._window = window
         self._step = max(1, round(window / STEPS))
+        intervals = self._ask(
+            f"max(last_over_time({self._metric('npumon_interval_seconds')}[{self._seconds(window)}]))"
+        )
+        self._late = LONGEST_CHECK + 3 * max((seconds for _, seconds in intervals), default=0.0)
 
     def fleet(self, expected: int | None) -> Fleet:
         """All that is known of these boards. Raises :class:`QueryError` if there are none."""
@@ -119,7 +112,8 @@ class _Reader:
             within = f"within {format_duration(self._window)}"
             mend = "match by labels of the targets (job, instance, those of service discovery), not by what boards tell"
             raise QueryError(f"{self._server.url}: no board matches {{{self._match}}} {within}; {mend}")
-        heard = self._ask(f"count by (model) (last_over_time({self._metric('npumon_verdict')}{span}))")
+        heard = self._ask(f"count by (model, exported_model) (last_over_time({self._metric('npumon_verdict')}{span}))")
+        self._refuse_unclear(heard)
         models = sorted(labels["model"] for labels, _ in heard if "model" in labels)
         present = self._ask(self._verdicts())
         seen, why = self._seen(present), self._why(present)
@@ -127,6 +121,25 @@ class _Reader:
             Watched(board, model, seen.get((board, model)), why(board, model)) for board in boards for model in models
         ]
         return Fleet(tuple(boards), tuple(watched), expected or len(boards))
+
+    def _refuse_unclear(self, heard: list[Series]) -> None:
+        """Raise :class:`UsageError` if series of several boards or models cannot be told apart by their labels.
+
+        Of two that are taken for one, one may be silent and nobody would know. Host names tell boards apart.
+        """
+        mend = "give targets' own label another name, or scrape with honor_labels"
+        for labels, _ in heard:
+            if "exported_model" in labels:
+                told = f"targets have a label model ({labels.get('model', '')}), which hides the models' names"
+                raise UsageError(f"{self._server.url}: {told}; {mend}")
+        names = f"count by (job, instance, hostname) ({self._metric('npumon_board_info')})"
+        several = self._over("count_over_time(", f"count by (job, instance) ({names}) > 1")
+        least = max(1.0, min(OVERLAP, self._window / 2) / self._step)
+        boards = sorted(_board(labels) for labels, steps in several if steps > least)
+        if boards:
+            told = f"several boards, by their host names, are all {boards[0]}{', and others too' if boards[1:] else ''}"
+            mend = "choose one of them with more matchers, or give each an instance of its own"
+            raise UsageError(f"{self._server.url}: {told}; {mend}")
 
     def _ask(self, expression: str) -> list[Series]:
         return self._server.query(expression, self._now)
@@ -163,26 +176,49 @@ class _Reader:
         return f"({metric}) * {_MODEL} group_left ({_CARRIED}) ({self._identity()})"
 
     def _verdicts(self) -> str:
-        """1 for the verdict of each model that was checked lately on hardware, with its identity."""
-        stale = self._metric("npumon_check_stale") + " == 1"
+        """1 for the verdict of each model that was checked lately on hardware, with its identity.
+
+        What is there twice (a board in two files of discovery, replicas of Prometheus) is one, and healthy if all of it
+        says so.
+        """
+        healthy = self._metric("npumon_verdict", 'state="healthy"')
+        others = self._metric("npumon_verdict", 'state!="healthy"')
+        verdict = f"min by ({_EACH}, state) ({healthy}) == 1 or max by ({_EACH}, state) ({others} == 1)"
         without = self._metric("npumon_verdict_cause", 'cause="not_on_hardware"')
-        verdict = self._metric("npumon_verdict") + " == 1"
-        return self._joined(f"({verdict}) unless {_MODEL} ({stale}) unless {_MODEL} {without}")
+        return self._joined(f"({verdict}) unless {_MODEL} ({self._stale()}) unless {_MODEL} {without}")
+
+    def _stale(self) -> str:
+        """The models whose last check is too long ago: by the board's own word, or since none was counted.
+
+        The latter is for what arrives through a file or another agent, which may repeat an old exposition for ever.
+        Waiting for its budget, a model may be unchecked for hours.
+        """
+        checks, postponed = self._metric("npumon_checks_total"), self._metric("npumon_checks_postponed_total")
+        own = f"{self._metric('npumon_check_stale')} == 1"
+        still = f"{checks} == {checks} offset {self._seconds(self._late)}"
+        waiting = f"{postponed} > 0 unless {postponed} == {postponed} offset 6h"
+        return f"({own}) or (({still}) unless {_MODEL} ({waiting}))"
 
     def _seen(self, present: list[Series]) -> dict[_Key, Seen]:
         """What was measured of each model on each board, in the version that it has last."""
         versions_now = {_key(labels): _version(labels) for labels, _ in present}
         stretches = self._stretches(self._verdicts())
-        medians = _by_version(self._over("quantile_over_time(0.5, ", self._joined(self._metric(_MEDIAN)), COARSER))
-        ops = _by_version(self._over("max_over_time(", self._joined(self._metric(_FALLBACK)), COARSER))
+        times = f"max by ({_EACH}) ({self._metric(_MEDIAN)})"
+        shares = (
+            f"max by ({_EACH}, op_type) ({self._metric(_FALLBACK)}) or max by ({_EACH}) ({self._metric(_PLACED)}) * 0"
+        )
+        medians = _by_version(self._over("quantile_over_time(0.5, ", self._joined(times), COARSER))
+        ops = _by_version(self._over("max_over_time(", self._joined(shares), COARSER))
         found = {}
         for key, all_of_it in stretches.items():
             mine = _last(all_of_it, versions_now.get(key))
             if mine:
                 versions = {one.version for one in mine}
-                times = [value for version in versions for _, value in medians.get((key, version), ())]
-                shares = [one for version in versions for one in ops.get((key, version), ())]
-                found[key] = self._sum(mine, times, shares)
+                found[key] = self._sum(
+                    mine,
+                    [value for version in versions for _, value in medians.get((key, version), ())],
+                    [one for version in versions for one in ops.get((key, version), ())],
+                )
         return found
 
     def _stretches(self, verdicts: str) -> dict[_Key, list[_Stretch]]:
@@ -203,7 +239,8 @@ class _Reader:
         span = max(self._now // self._step - first // self._step + 1, healthy + unhealthy)
         flops: dict[str, float] = {}
         for labels, share in shares:
-            flops[labels["op_type"]] = max(share, flops.get(labels["op_type"], 0.0))
+            if op_type := labels.get("op_type"):
+                flops[op_type] = max(share, flops.get(op_type, 0.0))
         return Seen(
             newest.kind,
             newest.version,
@@ -211,7 +248,7 @@ class _Reader:
             healthy * self._step,
             unhealthy * self._step,
             median(times) if times else None,
-            flops,
+            flops if shares else None,
         )
 
     def _why(self, present: list[Series]) -> Callable[[str, str], Why | None]:
@@ -222,10 +259,10 @@ class _Reader:
             if labels.get("state") in ("degraded", "fallback")
             or (labels.get("state") == "healthy" and labels.get("target") == "hexagon")
         }
-        states = {
-            _key(labels): labels.get("state") for labels, _ in self._ask(f"{self._metric('npumon_verdict')} == 1")
-        }
-        stale = {_key(labels) for labels, _ in self._ask(f"{self._metric('npumon_check_stale')} == 1")}
+        states: dict[_Key, set[str]] = defaultdict(set)
+        for labels, _ in self._ask(f"{self._metric('npumon_verdict')} == 1"):
+            states[_key(labels)].add(labels.get("state", ""))
+        stale = {_key(labels) for labels, _ in self._ask(self._stale())}
         answering = {board for board, _ in states}
 
         def why(board: str, model: str) -> Why | None:
@@ -238,7 +275,7 @@ class _Reader:
                 return "model_missing"
             if key in stale:
                 return "stale"
-            return "unknown" if states[key] == "unknown" else "not_on_hardware"
+            return "unknown" if "unknown" in states[key] else "not_on_hardware"
 
         return why
 

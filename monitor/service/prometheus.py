@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import ssl
 import urllib.error
@@ -16,6 +17,7 @@ import urllib.parse
 import urllib.request
 from http.client import HTTPException
 from ipaddress import ip_address
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -28,6 +30,9 @@ LONGEST_ANSWER: Final = 2**28
 """Bytes of an answer: a fleet of 10,000 boards with 10 models stays below it."""
 
 Series = tuple[dict[str, str], float]
+
+_QUOTED: Final = r'"(?:\\.|[^"\\\n\ud800-\udfff])*"' + "|" + r"'(?:\\.|[^'\\\n\ud800-\udfff])*'"
+_MATCHER: Final = re.compile(rf"\s*[a-zA-Z_]\w*\s*(?:=~|!~|!=|=)\s*(?:{_QUOTED})\s*")
 
 
 class QueryError(NpumonError):
@@ -50,8 +55,9 @@ class Login(Struct, frozen=True):
 class _Address(NamedTuple):
     base: str
     user: str | None
-    private: bool
-    """Whether nobody can listen on the way: TLS, or this machine."""
+    tls: bool
+    here: bool
+    """Whether it is this machine."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -72,14 +78,26 @@ class Prometheus:
         self.url, self._timeout = address.base, timeout
         self._headers = _authorization(address, login)
         context = _tls(login)
-        self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context))
+        # A proxy of the environment is for what is beyond this machine, and would get the password in clear text.
+        proxies = [urllib.request.ProxyHandler({})] if address.here else []
+        self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=context), *proxies)
 
-    def query(self, expression: str, at: float) -> list[Series]:
-        """The labels and value of each series of an instant query at ``at``, UTC seconds.
+    def now(self) -> float:
+        """The server's own time, in UTC seconds, which is that of its samples. Raises as :meth:`query`."""
+        answer = self.query("vector(time())", None)
+        if len(answer) != 1:
+            raise self._no_api("does not tell the time")
+        return answer[0][1]
 
-        Raises :class:`QueryError`, or :class:`UsageError` where only another argument would help.
+    def query(self, expression: str, at: float | None) -> list[Series]:
+        """The labels and value of each series of an instant query at ``at``, UTC seconds, or at this moment.
+
+        What is no finite number is left out: nobody measured it. Raises :class:`QueryError`, or :class:`UsageError`
+        where only another argument would help.
         """
-        form = {"query": expression, "time": f"{at:.3f}", "timeout": f"{self._timeout:g}s"}
+        form = {"query": expression, "timeout": f"{round(self._timeout * 1000)}ms"}
+        if at is not None:
+            form["time"] = f"{at:.3f}"
         request = urllib.request.Request(
             f"{self.url}/api/v1/query",
             urllib.parse.urlencode(form).encode(),
@@ -91,7 +109,7 @@ class Prometheus:
                 body = answer.read(LONGEST_ANSWER + 1)
         except urllib.error.HTTPError as refused:
             raise self._refused(refused) from refused
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:
             raise self._unreachable(error) from error
         if len(body) > LONGEST_ANSWER:
             raise QueryError(f"{self.url}: the answer is larger than 256 MiB; choose fewer boards with --match")
@@ -102,9 +120,14 @@ class Prometheus:
             document = json.loads(body)
             if document["status"] != "success" or document["data"]["resultType"] != "vector":
                 raise ValueError
-            return [(one["metric"], float(one["value"][1])) for one in document["data"]["result"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            series = [(one["metric"], float(one["value"][1])) for one in document["data"]["result"]]
+            missing = _missing(document)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise self._no_api("answered with something else than Prometheus' JSON") from error
+        if missing:
+            mend = "see that all of its stores answer"
+            raise QueryError(f"{self.url}: answered from a part of its data only ({missing}); {mend}")
+        return [one for one in series if isfinite(one[1])]
 
     def _no_api(self, what: str) -> UsageError:
         return UsageError(f"{self.url}: {what}; give the URL before /api/v1, with its prefix if it has one")
@@ -122,13 +145,15 @@ class Prometheus:
         if 300 <= code < 400:
             there = _clean(refused.headers.get("Location", "elsewhere"))
             return UsageError(f"{self.url}: redirects to {there} (HTTP {code}); give the URL that it leads to")
-        if code >= 500 or code == 422 or code == 429:
+        if code >= 500 or code in (408, 422, 429):
             reason = f": {said}" if said else ""
             mend = "look at its log, choose fewer boards with --match, or raise --timeout"
+            if code == 429:
+                mend = "ask again later, or have its limit raised"
             return QueryError(f"{self.url}: could not answer (HTTP {code}{reason}); {mend}")
         return self._no_api(f"has no query API (HTTP {code} for /api/v1/query)")
 
-    def _unreachable(self, error: OSError | HTTPException) -> NpumonError:
+    def _unreachable(self, error: OSError | HTTPException | UnicodeError) -> NpumonError:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
             why = reason.verify_message.rstrip(".")
@@ -138,7 +163,7 @@ class Prometheus:
             return QueryError(f"{self.url}: no answer within {self._timeout:g} s; {mend}")
         if isinstance(reason, ConnectionRefusedError):
             return QueryError(f"{self.url}: connection refused; start Prometheus there, or mend the URL")
-        if isinstance(reason, socket.gaierror):
+        if isinstance(reason, socket.gaierror | UnicodeError):  # the latter where it cannot be a name
             return QueryError(f"{self.url}: the host's name is not known here; mend the URL or the resolver")
         if isinstance(reason, ssl.SSLError):
             why = (reason.reason or "no reason given").replace("_", " ").lower()
@@ -147,6 +172,26 @@ class Prometheus:
             )
         why = _line(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__)
         return QueryError(f"{self.url}: no answer ({why}); see whether Prometheus is reachable from here")
+
+
+def selector(option: str, text: str) -> str:
+    """The matchers of ``text``, with or without braces around them. Raises :class:`UsageError` if it has none."""
+    inner = text.strip()
+    if inner.startswith("{") and inner.endswith("}"):
+        inner = inner[1:-1]
+    inner = inner.strip().removesuffix(",")
+    at = 0
+    while found := _MATCHER.match(inner, at):
+        at = found.end()
+        if at == len(inner):
+            return inner.replace("\n", " ")  # between matchers, where alone it can be
+        if inner[at] != ",":
+            break
+        at += 1
+    shown = " ".join(text.split())[:100]
+    raise UsageError(
+        f"""{option}: {shown}: not a selector; write label matchers, as in 'job="npumon", ring="canary"'"""
+    )
 
 
 def _address(url: str) -> _Address:
@@ -160,12 +205,17 @@ def _address(url: str) -> _Address:
     if parts.password is not None:
         mend = f"leave it out and set {PASSWORD_VARIABLE}, or give --password-file"
         raise UsageError(f"--prometheus: a password in a command line can be read by every user; {mend}")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or not url.isprintable():
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or not _plain(url):
         raise UsageError(f"--prometheus: {_line(url)}: not a URL of http or https; {example}")
     place = f"[{host}]" if ":" in host else host
     base = f"{parts.scheme}://{place}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
     user = urllib.parse.unquote(parts.username) if parts.username else None
-    return _Address(base, user, parts.scheme == "https" or _loopback(host))
+    return _Address(base, user, parts.scheme == "https", _loopback(host))
+
+
+def _plain(url: str) -> bool:
+    """Whether there is nothing in it that HTTP wants escaped."""
+    return url.isascii() and url.isprintable() and " " not in url
 
 
 def _loopback(host: str) -> bool:
@@ -183,11 +233,14 @@ def _authorization(address: _Address, login: Login) -> dict[str, str]:
         raise UsageError("--password-file: whose password it is is not said; give --user too")
     if not user and not login.token_file:
         return {}
-    if not address.private:
+    if not (address.tls or address.here):
         mend = "give a URL with https://"
         raise UsageError(f"{address.base}: a password or token would cross the network unencrypted; {mend}")
     if login.token_file:
-        return {"Authorization": f"Bearer {_secret('--bearer-token-file', login.token_file)}"}
+        token = _secret("--bearer-token-file", login.token_file)
+        if not token.isascii():
+            raise UsageError(f"--bearer-token-file: {login.token_file}: its first line is no token; write one there")
+        return {"Authorization": f"Bearer {token}"}
     assert user is not None
     if ":" in user:
         raise UsageError("--user: a colon ends a name; give another")
@@ -195,7 +248,9 @@ def _authorization(address: _Address, login: Login) -> dict[str, str]:
         password = _secret("--password-file", login.password_file)
     elif (password := os.environ.get(PASSWORD_VARIABLE, "")) == "":
         raise UsageError(f"--user: there is no password; set {PASSWORD_VARIABLE}, or give --password-file")
-    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+    # As the shell gave them: these bytes need not be UTF-8.
+    pair = f"{user}:{password}".encode(errors="surrogateescape")
+    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
 
 
 def _secret(option: str, file: Path) -> str:
@@ -246,6 +301,13 @@ def _error_in(refused: urllib.error.HTTPError) -> str:
         return _line(str(json.loads(refused.read(2**16))["error"]))
     except (ValueError, KeyError, TypeError, OSError, HTTPException):
         return ""
+
+
+def _missing(document: dict[str, Any]) -> str:
+    """What an answer lacks, by its own word: Thanos and Prometheus warn, VictoriaMetrics has a flag. Empty: nothing."""
+    # Remarks on the query itself are among the warnings in some versions.
+    told = [str(one) for one in document.get("warnings") or () if not str(one).startswith("PromQL info")]
+    return _line(told[0]) if told else "it says that it is partial" if document.get("isPartial") else ""
 
 
 def _clean(url: str) -> str:

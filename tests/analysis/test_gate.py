@@ -153,6 +153,15 @@ def test_a_model_that_only_the_baseline_has_could_not_be_measured() -> None:
     assert {one.model for one in result.criteria if one.outcome == "unmeasured"} == {"pose"}
 
 
+@pytest.mark.parametrize("count", [3, 20])
+def test_a_model_that_the_baseline_lacks_could_not_be_compared(count: int) -> None:
+    """However few boards the baseline has: there is nothing that it could be no worse than; the rest of it passes."""
+    candidate = [replace(one, model=model) for one in fleet(NEW) for model in ("detector", "pose")]
+    result = judged(candidate, fleet(OLD, count))
+    mine = {one.name: one.outcome for one in result.criteria if one.model == "pose" and one.outcome != "pass"}
+    assert (result.outcome, mine) == ("unmeasured", {"cohorts": "unmeasured", "ops": "unmeasured"})
+
+
 @pytest.mark.parametrize(
     ("differently", "expected"),
     [
@@ -166,6 +175,7 @@ def test_a_model_that_only_the_baseline_has_could_not_be_measured() -> None:
         ({"fallback_flops": {"Resize": 0.013}}, {"ops": "fail"}),
         ({"fallback_flops": {"Softmax": 0.009}}, {}),
         ({"fallback_flops": {"Softmax": 0.011}}, {"ops": "fail"}),
+        ({"fallback_flops": None}, {"ops": "unmeasured"}),
     ],
 )
 def test_each_bound_is_where_it_is_said_to_be(differently: dict[str, Any], expected: dict[str, Outcome]) -> None:
@@ -247,6 +257,32 @@ def test_an_op_is_still_new_if_the_boards_that_lacked_it_are_silent() -> None:
     reference = [*others()[::2], *others()[1:4:2]]
     assert both(candidate, reference)["ops"] == "fail"
     assert both(candidate, on(SOCS[1], silent, reference))["ops"] == "unmeasured"
+
+
+def test_a_broken_board_of_the_baseline_hides_no_new_op() -> None:
+    """With its accelerator down one of ten has every op on its CPU; an op that all others lack is new all the same."""
+    candidate = [board(number, NEW, fallback_flops={"LayerNormalization": 0.05}) for number in range(10)]
+    reference = [board(number, OLD) for number in range(10)]
+    assert outcomes(judged(candidate, [dead(reference[0]), *reference[1:]])) == {"ops": "fail"}
+    # Where all of them are so, it is what is normal: a candidate that mends it has no new op.
+    assert outcomes(judged(candidate, [dead(one) for one in reference])) == {}
+
+
+def dead(one: Watched) -> Watched:
+    """The same board with its accelerator down."""
+    sick = fallen(one)
+    assert sick.seen
+    return replace(sick, seen=replace(sick.seen, fallback_flops={"Conv": 0.9, "LayerNormalization": 0.1}))
+
+
+def test_an_op_is_not_normal_because_the_baselines_other_boards_are_silent() -> None:
+    """Two of twelve boards have it, so that it is normal; with ten more that are silent it may be two of 22."""
+    having = [board(number, OLD, SOCS[0], fallback_flops={"Conv": 0.2}) for number in range(2)]
+    reference = [*having, *(board(number, OLD) for number in range(2, 12))]
+    candidate = [board(number, NEW, SOCS[0], fallback_flops={"Conv": 0.2}) for number in range(10)]
+    assert both(candidate, reference) == {}
+    unheard = [silent(board(number, OLD)) for number in range(50, 60)]
+    assert both(candidate, [*reference, *unheard])["ops"] == "unmeasured"
 
 
 def test_a_cohort_that_is_silent_altogether_is_not_forgotten() -> None:
@@ -342,7 +378,7 @@ def boards_of(draw: st.DrawFn, version: Version, most: int) -> list[Watched]:
             (1 - ill) * (1 - gap) * DAY,
             ill * (1 - gap) * DAY,
             draw(st.sampled_from([None, 0.01, 0.0102, 0.0112, 0.03])),
-            draw(st.sampled_from([{}, {"Conv": 0.005}, {"Conv": 0.4}, {"Resize": 0.02}])),
+            draw(st.sampled_from([None, {}, {"Conv": 0.005}, {"Conv": 0.4}, {"Resize": 0.02}])),
         )
         known = draw(st.booleans()) or draw(st.booleans())
         board = Watched(f"{version.sha256}-{number}", "detector", seen)
@@ -400,6 +436,23 @@ def gap(one: Watched, well: float, ill: float) -> Watched:
         return one
     times = (one.seen.healthy_seconds * (1 - well), one.seen.unhealthy_seconds * (1 - ill))
     return replace(one, seen=replace(one.seen, healthy_seconds=times[0], unhealthy_seconds=times[1]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(FLEETS, st.data())
+def test_placement_that_is_lost_makes_no_pass(case: Case, data: st.DataObject) -> None:
+    """Where ops ran is not known of some boards of either fleet any more: nothing passes that did not."""
+    candidate, baseline, bounds, unheard = case
+    lost = [unplaced(one) if data.draw(st.booleans()) else one for one in candidate]
+    others = [unplaced(one) if data.draw(st.integers(0, 3)) == 0 else one for one in baseline]
+    before, after = decided(case), decided((lost, others, bounds, unheard))
+    for one, then in zip(before.criteria, after.criteria, strict=True):
+        assert one.outcome == "pass" or then.outcome != "pass", (one, then)
+
+
+def unplaced(one: Watched) -> Watched:
+    """The board without what fell back on it."""
+    return one if one.seen is None else replace(one, seen=replace(one.seen, fallback_flops=None))
 
 
 @settings(max_examples=100, deadline=None)

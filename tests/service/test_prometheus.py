@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
 import threading
 import time
 import urllib.parse
@@ -15,12 +17,12 @@ import pytest
 
 from monitor.errors import NpumonError
 from monitor.gate import gate as command
-from monitor.service.gate import selector
-from monitor.service.prometheus import Login, Prometheus
+from monitor.service.prometheus import Login, Prometheus, selector
 from tests.e2e.running import free_port, npumon
 
 Answer = tuple[int, str, dict[str, str]]
 NO_API = "give the URL before /api/v1, with its prefix if it has one"
+FULL = {"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, "1"]}]}}
 EMPTY = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}})
 
 
@@ -112,6 +114,26 @@ def said(url: str, login: Login = Login(), timeout: float = 5.0) -> tuple[int, s
             ),
         ),
         (
+            (429, "", {}),
+            (3, "could not answer (HTTP 429); ask again later, or have its limit raised"),
+        ),
+        (
+            (200, json.dumps({**FULL, "warnings": ['fetch series for {site="b"}:\nno such host']}), {}),
+            (
+                3,
+                'answered from a part of its data only (fetch series for {site="b"}: no such host); see that all of '
+                "its stores answer",
+            ),
+        ),
+        (
+            (200, json.dumps({**FULL, "isPartial": True}), {}),
+            (
+                3,
+                "answered from a part of its data only (it says that it is partial); see that all of its stores answer",
+            ),
+        ),
+        ((200, "[" * 100_000, {}), (2, f"answered with something else than Prometheus' JSON; {NO_API}")),
+        (
             (502, "Bad gateway", {}),
             (3, "could not answer (HTTP 502); look at its log, choose fewer boards with --match, or raise --timeout"),
         ),
@@ -133,6 +155,50 @@ def test_a_name_that_is_not_known() -> None:
     """A host that no resolver knows: names below .invalid never are."""
     told = (3, "the host's name is not known here; mend the URL or the resolver")
     assert said("http://prometheus.invalid:9090") == told
+
+
+def test_a_name_that_can_be_none() -> None:
+    """Two dots in a row are refused before any resolver is asked."""
+    told = (3, "the host's name is not known here; mend the URL or the resolver")
+    assert said("http://prometheus..invalid:9090") == told
+
+
+def test_what_is_no_number_was_not_measured() -> None:
+    """NaN compares with nothing: no bound would be missed. Remarks on a query are no lack of data."""
+    series = [{"metric": {"n": value}, "value": [1, value]} for value in ("NaN", "+Inf", "2")]
+    answer = {**FULL, "data": {"resultType": "vector", "result": series}, "warnings": ["PromQL info: no counter"]}
+    with answering(lambda path, headers: (200, json.dumps(answer), {})) as url:
+        assert Prometheus(url, Login(), 5.0).query("up", 0.0) == [({"n": "2"}, 2.0)]
+
+
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password for a server on this machine does not cross the network to the proxy of the environment."""
+    asked: list[str] = []
+
+    def proxied(path: str, headers: dict[str, str]) -> Answer:
+        asked.append(path)
+        return 200, EMPTY, {}
+
+    with answering(proxied) as other, answering(lambda path, headers: (200, EMPTY, {})) as url:
+        monkeypatch.setenv("http_proxy", other)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert Prometheus(url, Login(), 5.0).query("up", 0.0) == []
+    assert asked == []
+
+
+def test_a_password_is_the_bytes_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where these are not UTF-8."""
+    seen: list[str] = []
+
+    def answer(path: str, headers: dict[str, str]) -> Answer:
+        seen.append(headers["Authorization"])
+        return 200, EMPTY, {}
+
+    monkeypatch.setenv("NPUMON_PROMETHEUS_PASSWORD", os.fsdecode(b"p\xe4ss"))
+    with answering(answer) as url:
+        Prometheus(url, Login(user="me"), 5.0).query("up", 0.0)
+    assert base64.b64decode(seen[0].removeprefix("Basic ")) == b"me:p\xe4ss"
 
 
 def test_no_answer_in_time() -> None:
@@ -173,7 +239,11 @@ def test_a_query_is_a_form_below_the_prefix(tmp_path: Path) -> None:
     ((path, headers),) = asked
     assert path == "/prom/api/v1/query"
     assert headers["Authorization"] == "Bearer abc.def"
-    assert urllib.parse.parse_qs(headers["form"]) == {"query": ['up{a="b c"}'], "time": ["12.500"], "timeout": ["5s"]}
+    assert urllib.parse.parse_qs(headers["form"]) == {
+        "query": ['up{a="b c"}'],
+        "time": ["12.500"],
+        "timeout": ["5000ms"],
+    }
 
 
 HERE = ("--prometheus", "http://127.0.0.1:9", "--match", 'job="npumon"')
@@ -239,6 +309,23 @@ HERE = ("--prometheus", "http://127.0.0.1:9", "--match", 'job="npumon"')
             '--match: staging: not a selector; write label matchers, as in \'job="npumon", ring="canary"\'',
         ),
         (
+            (*HERE, "--slower", "nan"),
+            "npumon gate: Invalid value for '--slower': nan is no number; see npumon gate --help",
+        ),
+        (
+            ("--prometheus", "http://prom.example/prém", *HERE[2:]),
+            "--prometheus: http://prom.example/prém: not a URL of http or https; write it as "
+            "https://prometheus.example:9090",
+        ),
+        (
+            (*HERE, "--bearer-token-file", "cyrillic"),
+            "--bearer-token-file: cyrillic: its first line is no token; write one there",
+        ),
+        (
+            (*HERE[:2], "--match", os.fsdecode(b'job="\xff"')),
+            '--match: job="\\udcff": not a selector; write label matchers, as in \'job="npumon", ring="canary"\'',
+        ),
+        (
             (*HERE, "--share-healthy", "0"),
             "npumon gate: Invalid value for '--share-healthy': 0 is not in the range 0<x<=1; see npumon gate --help",
         ),
@@ -247,6 +334,7 @@ HERE = ("--prometheus", "http://127.0.0.1:9", "--match", 'job="npumon"')
 def test_arguments_that_cannot_be_used(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
     """Exit code 2, and one line that names the option and what to write instead; nothing is asked of anybody."""
     (tmp_path / "empty").touch()
+    (tmp_path / "cyrillic").write_text("\u0436\n", encoding="utf-8")
     done = npumon("gate", *arguments, cwd=tmp_path, NPUMON_PROMETHEUS_PASSWORD="")
     assert (done.code, done.out, done.err.replace("0.0", "0")) == (2, "", told.replace("0.0", "0") + "\n")
 
@@ -256,6 +344,7 @@ def test_arguments_that_cannot_be_used(arguments: tuple[str, ...], told: str, tm
     [
         ('job="npumon"', 'job="npumon"'),
         (' { job = "npumon", ring=~"a|b" , } ', 'job = "npumon", ring=~"a|b"'),
+        ('job="npumon",\n  ring="a"', 'job="npumon",   ring="a"'),
         ("site!='it\\'s', x!~\"}\"", "site!='it\\'s', x!~\"}\""),
     ],
 )
@@ -265,7 +354,7 @@ def test_a_selector_is_its_matchers(text: str, matchers: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "up", 'up{a="b"}', 'a="b"} or up{c="d"', 'a="b" c="d"', "a=b", 'a="b",,c="d"']
+    "text", ["", "{}", "up", 'up{a="b"}', 'a="b"} or up{c="d"', 'a="b" c="d"', "a=b", 'a="b",,c="d"', 'a="b\nc"']
 )
 def test_nothing_but_matchers_is_a_selector(text: str) -> None:
     """What would be another query once it stands between braces is refused."""
