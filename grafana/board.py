@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grafana.application import board_application
 from grafana.document import annotation, dashboard, link
 from grafana.machine import board_machine, board_probe, board_versions
 from grafana.panels import (
@@ -42,6 +43,7 @@ def board() -> Json:
         "unstable": ("Latency unstable", ORANGE),
         "shifted": ("Latency shifted", ORANGE),
         "outputs": ("Outputs disagree", PURPLE),
+        "production": ("Application differs", ORANGE),
         "failure": ("Checks fail", GREY),
     }
     incidents = [
@@ -76,7 +78,15 @@ def board() -> Json:
         BOARD_UID,
         "npumon / Board and model",
         "One model on one board: its three signals, the ops that fell back, and the board under the same time axis.",
-        [*board_now(), *board_signals(), *board_culprits(), *board_machine(), *board_probe(), *board_versions()],
+        [
+            *board_now(),
+            *board_signals(),
+            *board_application(),
+            *board_culprits(),
+            *board_machine(),
+            *board_probe(),
+            *board_versions(),
+        ],
         many=False,
         since="now-6h",
         links=[link("Fleet", "All boards", f"/d/{FLEET_UID}?var-datasource=${{datasource}}&var-job=${{job}}")],

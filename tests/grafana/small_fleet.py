@@ -9,8 +9,19 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from monitor.bins import bin_of
 from monitor.outputs.metrics import Exposition
-from monitor.records import Agreement, CheckResult, Event, RejectedSample, Samples, Standing, Zone
+from monitor.records import (
+    Agreement,
+    Calls,
+    CheckResult,
+    Event,
+    Production,
+    RejectedSample,
+    Samples,
+    Standing,
+    Zone,
+)
 from tests.outputs.specimens import BOARD, CPU_ONLY, FAILED, FALLBACK, HEALTHY, NOW, READING, SLOW_STANDING
 
 CHANGE = 3
@@ -84,7 +95,13 @@ def _falling() -> Callable[[int], str]:
         runtime=replace(FALLBACK.runtime, backend_version="v2.50.0"),
     )
     rejected = tuple(RejectedSample(f"{number}.npz", "shape", "does not fit") for number in range(2))
-    ill = replace(FALLBACK, samples=Samples("synthetic", 0, rejected))
+    # Its application counts its calls: a few more at each check.
+    ill = replace(
+        FALLBACK,
+        samples=Samples("files", 3, rejected, made=NOW - 86_400),
+        calls=Calls({bin_of(0.012): 9, bin_of(0.03): 1}, 0.138),
+        production=Production(10, 0.012, 0.03, 1.0, covered_ratio=0.75),
+    )
     all_open = replace(CALM, incidents=dict.fromkeys(CALM.incidents, True))  # each has a mark to be drawn
     told = Event(NOW, "error", "fallback_detected", "id", FALLBACK.model, "it fell back", cause="op_unsupported")
     board = _Board(FALLEN, FALLBACK.model)
