@@ -84,11 +84,11 @@ bench: .venv/.done models ## every benchmark, each against its budget
 		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
 
 .PHONY: neighbour
-neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile (ARGS=--rounds 40)
+neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile, 27 minutes (ARGS=--rounds 40)
 	$(RUN) benchmarks/neighbour.py $(ARGS)
 
 .PHONY: endurance
-endurance: .venv/.done ## whether 50,000 checks leave anything, some 15 minutes (ARGS=--checks 2000)
+endurance: .venv/.done ## whether 50,000 checks leave anything, some 20 minutes (ARGS="--settling 500 --checks 2000")
 	$(RUN) benchmarks/endurance.py $(ARGS)
 
 .PHONY: dashboards

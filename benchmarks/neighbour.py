@@ -1,24 +1,24 @@
 """Whether an application notices npumon: the 99th percentile of its latency with and without, on one board.
 
 Measured: an application of its own, an onnxruntime session on the CPU that is asked 200 times a second, each latency
-from the moment it was due, so that waiting counts. Beside it a real ``npumon run`` on the simulator, whose probe and
-parent are let run in every other window and stopped (SIGSTOP) in the others; windows go on, off, off, on, so that drift
-cancels. Defaults are one check of 30 replays and 3 warm-ups in 60 s, at most 2 % of the time. That takes hours for a
-percentile; here a window is 10 s long and has one check with 3 replays and 3 warm-ups: the same share of time and a
-tenth more, and six times as many checks with all that they bring besides.
-Baseline: the windows without npumon, in the same run; one of them against the other tells the noise.
-Budget: the 99th percentile rises by at most 2 %, as a geometric mean of the ratios of neighbouring windows, with a
-bootstrap interval over the pairs. It decides nothing, and counts as missed, if half of the interval or the noise is
-beyond the budget: the machine is then too busy, or --rounds too small.
+from the moment it was due, so that waiting counts. Beside it a real ``npumon run`` on the simulator with its defaults:
+30 replays and 3 warm-ups a minute, of a model that takes it as long as the application's takes the application, as on
+a board, where both are one model on one accelerator. A round is two minutes in slices of a second; in half of them
+npumon's parent and probe are let run, in the others they are stopped (SIGSTOP): on, off, off, on, and so on, so that
+what else the machine does meets both alike. The interval is set to the two minutes, so that each round has one check in
+the one minute that npumon runs, amid a slice.
+Baseline: the slices without npumon, in the same round. The noise: every other one of them against the rest.
+Budget: the 99th percentile rises by at most 2 %, as the median of the rounds' ratios with its 95 % interval. It decides
+nothing, and counts as missed, if half of the interval or the noise is beyond the budget: the machine is then too busy,
+or --rounds too small.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
-import math
 import os
-import random
 import re
 import signal
 import socket
@@ -32,34 +32,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._report import Report, Summary, parser
+from benchmarks._report import Report, Summary, parser, summarize
 
 RATE = 200.0  # inferences a second
-WINDOW = 10.0  # seconds
-SETTLE = 0.5  # seconds after a change that are left out
-ROUNDS = 20  # of four windows each
-REPLAYS, WARMUPS = 3, 3
+SLICE = 1.0  # seconds
+SETTLE = 0.1  # seconds after a change that are left out
+ORDER = (True, False, False, True) * 30  # of the slices with npumon and without in a round
+ROUND = SLICE * len(ORDER)  # seconds
+ROUNDS = 12
+REPLAYS, WARMUPS = 30, 3  # the defaults
 BUDGET = 0.02
 FIRST_CHECK = 120.0  # seconds
-RESAMPLES = 2000
 
 BUILD = """\
 import sys, onnx
 from monitor.probe.demo_model import build
 onnx.save(build(), sys.argv[1])
-onnx.save(build((3, 16, 32), 24), sys.argv[2])
+onnx.save(build((3, 8, 8), 8), sys.argv[2])
 """
 CONFIG = """\
 [monitor]
 listen = "127.0.0.1:{port}"
 state = "state"
-interval = "{interval}s"
+interval = "{interval:g}s"
 [runtime.options]
 soc_model = "60"
 [[models]]
 name = "m"
 path = "{model}"
-replays = {replays}
 session = {{ intra_op_num_threads = 1, "session.intra_op.allow_spinning" = "0" }}
 [models.gate]
 cv = 10.0
@@ -76,16 +76,14 @@ class Beat(NamedTuple):
 
 def main() -> int:
     arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=ROUNDS, help="how often the four windows are run")
+    arguments.add_argument("--rounds", type=int, default=ROUNDS, help="of two minutes each")
     arguments.add_argument(
         "--application", nargs=2, metavar=("MODEL", "OUT"), help="be the application (used by itself)"
     )
     options = arguments.parse_args()
     if options.application:
         return _application(*options.application)
-    report = Report(
-        f"an application's 99th percentile with npumon beside it; {options.rounds} x 4 windows of {WINDOW:g} s"
-    )
+    report = Report(f"an application's 99th percentile with npumon beside it; {options.rounds} rounds of {ROUND:g} s")
     with tempfile.TemporaryDirectory(prefix="npumon-bench-") as folder:
         _measure(report, Path(folder), options.rounds)
     return report.finish(options.out)
@@ -98,56 +96,56 @@ def _measure(report: Report, folder: Path, rounds: int) -> None:
         command = [sys.executable, __file__, "--application", str(own), str(out)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as application:
             try:
-                # Half of the windows are on, and the interval is two windows long: from here on each has one check, in
-                # its middle, or at its beginning if it became due while npumon was stopped.
-                time.sleep(1.5 * WINDOW)
-                checks, busy, start = _value(url, "npumon_checks_total"), _busy(url), time.monotonic()
-                windows = list(_windows(parent, rounds))
+                began = _value(url, "npumon_last_check_timestamp_seconds") - _value(
+                    url, "npumon_last_check_duration_seconds"
+                )
+                # From here on checks are due in the middle of each round's first slice.
+                time.sleep(began + ROUND - SLICE / 2 - time.time())
+                checks, busy = _value(url, "npumon_checks_total"), _busy(url)
+                slices = [_slices(parent) for _ in range(rounds)]
                 checks, busy = _value(url, "npumon_checks_total") - checks, _busy(url) - busy
             finally:
                 assert application.stdin is not None
                 application.stdin.close()
     beats = [Beat(*one) for one in json.loads(out.read_text())]
-    report.row("checks in the windows with npumon", f"{checks:g} in {2 * rounds}")
-    share = busy * (REPLAYS + WARMUPS) / REPLAYS / (2 * rounds * WINDOW)
-    report.row("share of their time that inferences took", f"{share:.2%}", "<= 2 %", share <= BUDGET)
-    report.raw("windows", [(on, begin - start) for on, begin in windows])
-    _conclude(report, beats, windows)
+    report.row("checks in the rounds", f"{checks:g} in {rounds}", "one each", checks == rounds)
+    share = busy * (REPLAYS + WARMUPS) / REPLAYS / (rounds * ROUND / 2)
+    report.row("share of npumon's time that inferences took", f"{share:.2%}", "<= 2 %", share <= BUDGET)
+    report.raw("slices", [[(on, begin) for on, begin in round_] for round_ in slices])
+    _conclude(report, beats, slices)
 
 
-def _conclude(report: Report, beats: Sequence[Beat], windows: Sequence[tuple[bool, float]]) -> None:
-    tails = [_percentile(_within(beats, begin)) for _, begin in windows]
-    report.raw("p99_seconds", tails)
-    ratios, noise = [], []
-    for first in range(0, len(tails), 4):  # on, off, off, on
-        one, two, three, four = tails[first : first + 4]
-        ratios += [one / two, four / three]
-        noise.append(two / three)
-    for on in (True, False):
-        chosen = [tail for tail, (with_, _) in zip(tails, windows, strict=True) if with_ is on]
-        report.row(f"99th percentile {'with' if on else 'without'} npumon", f"{1e3 * statistics.median(chosen):.3f} ms")
-    alike = _bootstrapped(noise)
-    report.row("noise: without against without", f"{_percent(alike)}")
-    shift = _bootstrapped(ratios)
+def _conclude(report: Report, beats: Sequence[Beat], rounds: Sequence[Sequence[tuple[bool, float]]]) -> None:
+    with_ = [_tail(beats, [begin for on, begin in slices if on]) for slices in rounds]
+    without = [_tail(beats, [begin for on, begin in slices if not on]) for slices in rounds]
+    report.raw("p99_seconds_with", with_)
+    report.raw("p99_seconds_without", without)
+    noise = []
+    for slices in rounds:
+        off = [begin for on, begin in slices if not on]  # off, on, on, off: each pair's two fall into different halves
+        noise.append(_tail(beats, off[::2]) / _tail(beats, off[1::2]) - 1)
+    report.row("99th percentile with npumon", f"{1e3 * statistics.median(with_):.3f} ms")
+    report.row("99th percentile without npumon", f"{1e3 * statistics.median(without):.3f} ms")
+    alike = summarize(noise)
+    report.row("noise: without against without", _percent(alike))
+    shift = summarize([one / other - 1 for one, other in zip(with_, without, strict=True)])
     noisy = max(abs(alike.median), (shift.high - shift.low) / 2) > BUDGET
     budget = f"<= +{100 * BUDGET:g} %{' (too noisy to tell)' if noisy else ''}"
     report.row("the 99th percentile with npumon", _percent(shift), budget, shift.median <= BUDGET and not noisy)
 
 
-def _within(beats: Sequence[Beat], begin: float) -> list[float]:
-    return [one.seconds for one in beats if begin + SETTLE <= one.due < begin + WINDOW]
+def _tail(beats: Sequence[Beat], begins: Sequence[float]) -> float:
+    """The 99th percentile of the beats in the slices that begin then, all together."""
+    spans = [(_index(beats, begin + SETTLE), _index(beats, begin + SLICE)) for begin in begins]
+    return _percentile([one.seconds for first, last in spans for one in beats[first:last]])
+
+
+def _index(beats: Sequence[Beat], due: float) -> int:
+    return bisect.bisect_left(beats, due, key=lambda one: one.due)
 
 
 def _percentile(seconds: Sequence[float]) -> float:
     return statistics.quantiles(seconds, n=100, method="inclusive")[98]
-
-
-def _bootstrapped(ratios: Sequence[float]) -> Summary:
-    """Geometric mean less 1, and its 95 % interval from resampled pairs."""
-    chance, logs = random.Random(0), [math.log(ratio) for ratio in ratios]
-    means = sorted(statistics.fmean(chance.choices(logs, k=len(logs))) for _ in range(RESAMPLES))
-    low, high = means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
-    return Summary(*(math.expm1(value) for value in (statistics.fmean(logs), low, high)))
 
 
 def _percent(summary: Summary) -> str:
@@ -164,7 +162,7 @@ def _npumon(folder: Path, model: Path) -> Iterator[tuple[int, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = folder / "npumon.toml"
-    config.write_text(CONFIG.format(port=port, interval=f"{2 * WINDOW:g}", model=model, replays=REPLAYS))
+    config.write_text(CONFIG.format(port=port, interval=ROUND, model=model))
     url = f"http://127.0.0.1:{port}/metrics"
     with (
         (folder / "log").open("wb") as log,
@@ -172,7 +170,7 @@ def _npumon(folder: Path, model: Path) -> Iterator[tuple[int, str]]:
     ):
         try:
             deadline = time.monotonic() + FIRST_CHECK
-            while _value(url, "npumon_checks_total") < 2:  # the second one is the first at its place in the interval
+            while _value(url, "npumon_checks_total") < 1:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"no check in {FIRST_CHECK:g} s")
                 time.sleep(0.1)
@@ -182,14 +180,16 @@ def _npumon(folder: Path, model: Path) -> Iterator[tuple[int, str]]:
             daemon.send_signal(signal.SIGTERM)
 
 
-def _windows(parent: int, rounds: int) -> Iterator[tuple[bool, float]]:
-    """Run the windows; whether npumon ran in each, and when it began."""
-    for on in (True, False, False, True) * rounds:
+def _slices(parent: int) -> list[tuple[bool, float]]:
+    """Run one round; whether npumon ran in each slice, and when it began."""
+    slices = []
+    begin = time.monotonic()
+    for number, on in enumerate(ORDER, 1):
         _signal(parent, signal.SIGCONT if on else signal.SIGSTOP)
-        begin = time.monotonic()
-        time.sleep(WINDOW)
-        yield on, begin
+        slices.append((on, time.monotonic()))
+        time.sleep(max(0.0, begin + number * SLICE - time.monotonic()))
     _signal(parent, signal.SIGCONT)
+    return slices
 
 
 def _signal(parent: int, number: int) -> None:
