@@ -63,7 +63,7 @@ test-torch: .venv-torch/.done ## compare FLOPs with torch's own counter (ARGS= f
 	.venv-torch/bin/python -m pytest tests/counters/test_torch.py $(ARGS)
 
 .PHONY: fuzz
-fuzz: .venv-fuzz/.done ## fuzz the readers of files and pipes, some ten minutes (ARGS="sample -runs=1000000")
+fuzz: .venv-fuzz/.done ## fuzz the readers of files and pipes, ten to twenty minutes (ARGS="sample -runs=1000000")
 	.venv-fuzz/bin/python -m tests.fuzz $(ARGS)
 
 .PHONY: lint
@@ -140,7 +140,7 @@ bundle: wheel ## build dist/npumon-*.tar.gz, all that a board needs (MACHINE=aar
 
 .PHONY: install
 install: as-root wheel ## install npumon on this machine as a service, or upgrade it (PREFIX=/opt/npumon PYTHON=)
-	@sh "$$($(DEV) tools/bundle.py)/install.sh" install
+	@home=$$($(DEV) tools/bundle.py) && sh "$$home/install.sh" install
 
 .PHONY: uninstall
 uninstall: ## remove it, but for configuration and state (PREFIX=/opt/npumon; PURGE=1 removes these too)
@@ -153,10 +153,10 @@ as-root:
 .PHONY: pins
 pins: .venv-dev/.done ## resolve requirements/*.txt anew (ARGS=--upgrade for newer versions)
 	$(call pin,run,)
-	$(call pin,demo,--extra demo --constraint requirements/run.txt)
-	$(call pin,dev,--extra demo --extra test --group dev --constraint requirements/run.txt)
-	$(call pin,supply,--group supply)
-	$(call pin,fuzz,--group fuzz --constraint requirements/run.txt)
+	$(call pin,demo,--extra demo --group build --constraint requirements/run.txt)
+	$(call pin,dev,--extra demo --extra test --group build --group dev --constraint requirements/run.txt)
+	$(call pin,supply,--group build --group supply)
+	$(call pin,fuzz,--group build --group fuzz --constraint requirements/run.txt)
 
 .PHONY: clean
 clean: ## remove the environments and everything that was built (not the cached models)
@@ -194,5 +194,5 @@ endef
 # pin NAME OPTIONS: one file for every supported Python, on x86-64 and aarch64.
 define pin
 	$(DEV) -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
-		--custom-compile-command 'make pins' $(ARGS) --group build $(2) pyproject.toml -o requirements/$(1).txt
+		--custom-compile-command 'make pins' $(ARGS) $(2) pyproject.toml -o requirements/$(1).txt
 endef

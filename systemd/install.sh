@@ -13,6 +13,7 @@ set -eu
 umask 022
 
 PREFIX=${PREFIX:-/opt/npumon}
+case $PREFIX in ?*/) PREFIX=${PREFIX%/} ;; esac
 home=$PREFIX/lib/npumon
 command=$PREFIX/bin/npumon
 etc=/etc/npumon
@@ -38,6 +39,14 @@ check_board() {
     case $PREFIX in
         *[!A-Za-z0-9/._-]* | *..* | [!/]* | /) fail "PREFIX=$PREFIX: not a plain absolute path; write PREFIX=/opt/npumon" ;;
     esac
+}
+
+# The unit is one for the machine: of an npumon elsewhere it would be taken away, or run what is not meant.
+check_prefix() {
+    other=$(sed -n "s|^ExecStart=\(/.*\)/bin/npumon run .*|\1|p" "$unit" 2>/dev/null) || other=
+    if [ "${other:-$PREFIX}" != "$PREFIX" ] && [ -e "$other/lib/npumon/install.sh" ]; then
+        fail "npumon is in $other; give PREFIX=$other, or remove it first: sh $other/lib/npumon/install.sh uninstall"
+    fi
 }
 
 check_bundle() {
@@ -76,9 +85,9 @@ make_version() {
     new=$(mktemp -d "$home/$version.XXXXXX")
     trap 'rm -rf "$new"' EXIT
     trap 'exit 1' HUP INT TERM
-    chmod 755 "$new"
-    try "repair Python's venv module" "$interpreter" -m venv --without-pip "$new"
+    try "free space below $PREFIX, or repair Python's venv module" "$interpreter" -m venv --without-pip "$new"
     try "free space below $PREFIX" cp -R "$here/packages/." "$new/lib/python$python/site-packages/"
+    chmod -R u=rwX,go=rX "$new" # whatever the umask was where the bundle was made: the service is not root
     printf '#!%s/bin/python\nfrom monitor.cli import main\n\nmain()\n' "$new" >"$new/bin/npumon"
     chmod 755 "$new/bin/npumon"
     try "the packages do not fit this board: make bundle for its Python and C library" \
@@ -91,10 +100,12 @@ compile_version() {
 }
 
 place_configuration() {
-    mkdir -p "$etc"
-    cp "$here/npumon.toml" "$etc/npumon.toml.example"
+    writable="make $etc writable, or free space there"
+    try "$writable" mkdir -p "$etc"
+    try "$writable" cp "$here/npumon.toml" "$etc/npumon.toml.example"
     if [ ! -e "$etc/npumon.toml" ]; then
-        cp "$etc/npumon.toml.example" "$etc/npumon.toml"
+        try "$writable" cp "$here/npumon.toml" "$etc/npumon.toml.new" # a full disk would leave half a configuration
+        mv "$etc/npumon.toml.new" "$etc/npumon.toml"
     fi
     try "correct it, then install again; what runs was left as it is" "$new/bin/npumon" check-config "$etc/npumon.toml"
 }
@@ -109,6 +120,11 @@ place() {
 point() {
     ln -sf "$1/bin/npumon" "$command.new"
     mv -f "$command.new" "$command"
+}
+
+# Whether it runs, or soon will: one that has failed is started again after some seconds.
+running() {
+    case $(systemctl is-active npumon) in active | activating | reloading) ;; *) return 1 ;; esac
 }
 
 take_back() {
@@ -129,7 +145,7 @@ put_in_place() {
     sync # or a power cut could leave a command without contents
     point "$new"
     systemctl daemon-reload
-    if systemctl is-active --quiet npumon && ! systemctl restart npumon 2>/dev/null && [ -d "$old" ]; then
+    if running && ! systemctl restart npumon 2>/dev/null && [ -d "$old" ]; then
         take_back
     fi
     trap - EXIT
@@ -147,9 +163,11 @@ install() {
     compile_version
     put_in_place
     echo "npumon $version is in $PREFIX; its configuration is $etc/npumon.toml (with all keys: npumon.toml.example)"
-    if systemctl is-active --quiet npumon; then
+    if running; then
         echo "the service was restarted"
-    elif ! systemctl is-enabled --quiet npumon 2>/dev/null; then
+    elif systemctl is-enabled --quiet npumon 2>/dev/null; then
+        echo "the service does not run; systemctl start npumon starts it, and says if it has failed"
+    else
         echo "next: edit the configuration, $command check -c $etc/npumon.toml, systemctl enable --now npumon"
     fi
     echo "to remove it: sh $home/install.sh uninstall"
@@ -180,7 +198,9 @@ uninstall() {
 case ${1:-} in
     install | uninstall)
         check_board
+        check_prefix
         "$1"
         ;;
+    */install.sh) fail "several bundles are unpacked here; name one: sh $1 install" ;;
     *) fail "expected install or uninstall, got ${1:-nothing}; write sh install.sh install" ;;
 esac

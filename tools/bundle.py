@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from monitor import __version__
@@ -61,16 +62,25 @@ def _fill(packages: Path, machine: str, python: str, *what: str) -> None:
         raise BundleError(f"no packages for {machine} and Python {python}: {said}; is a package index within reach?")
 
 
+def built() -> Path:
+    """The wheel that `make wheel` has made of this checkout. Raises :class:`BundleError`."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    if version != __version__:  # or an older wheel would be taken for this one
+        said = f"pyproject.toml has version {version}, monitor/__init__.py {__version__}"
+        raise BundleError(f"{said}; write the same one in both, and make bundle again")
+    return ROOT / "dist" / f"npumon-{version}-py3-none-any.whl"
+
+
 def main() -> int:
     """Print where the bundle is; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--wheel", type=Path, default=ROOT / "dist" / f"npumon-{__version__}-py3-none-any.whl")
+    parser.add_argument("--wheel", type=Path)
     parser.add_argument("--machine", choices=GLIBC, default=platform.machine())
     parser.add_argument("--python", default="{}.{}".format(*sys.version_info), metavar="3.N")
     parser.add_argument("--folder", type=Path, default=ROOT / "build")
     given = parser.parse_args()
     try:
-        print(bundle(given.wheel, given.machine, given.python, given.folder))
+        print(bundle(given.wheel or built(), given.machine, given.python, given.folder))
     except BundleError as error:
         print(f"bundle: {error}", file=sys.stderr)
         return 1

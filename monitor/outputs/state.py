@@ -29,7 +29,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from monitor import wire
-from monitor.errors import EXIT_UNMEASURED, NpumonError, UsageError
+from monitor.errors import EXIT_UNMEASURED, NpumonError, PassingError, UsageError
 from monitor.outputs import database
 from monitor.outputs.database import FILE, SqliteError, Unusable, line
 from monitor.outputs.stored import EVENTS, REPLAYS, Stored
@@ -90,8 +90,8 @@ class State(Stored):
         """The state in ``directory``, which is made (0700) if need be, as is the file (0600).
 
         What is there can be read but not written on a disk that is full, read-only or failing: then it is used, what
-        is new stays owed, and a note says so. Raises :class:`UsageError`, naming the configuration file ``config``, if
-        nothing was recorded there or it cannot be written for another reason.
+        is new stays owed, and a note says so. If nothing was recorded there, raises :class:`PassingError`, and
+        :class:`UsageError` if it cannot be written for another reason; both name the configuration file ``config``.
         """
         path = directory / FILE
         try:
@@ -104,7 +104,8 @@ class State(Stored):
             if database.may_pass(error) and (remembered := database.in_memory(path)) is not None:
                 note = f"{path} cannot be written: {why}; what it holds is used, and what is new waits until it can be"
                 return cls(remembered, [note], path, in_memory=True)
-            raise UsageError(
+            refused = PassingError if database.may_pass(error) else UsageError
+            raise refused(
                 f"{config}: monitor.state: cannot write {directory}: {why}; "
                 "free it for this user or name another directory"
             ) from error

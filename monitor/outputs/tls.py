@@ -102,6 +102,9 @@ class Certificates:
                 self._refuse(key, f"{path} is no file; name a PEM file")
             with path.open("rb") as stream:
                 return stream.read(FILE_BYTES)
+        except PermissionError:
+            mend = "give the file and the service one group (SupplementaryGroups= in a drop-in of the unit)"
+            self._refuse(key, f"{path}: Permission denied; {mend}")
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             self._refuse(key, f"{path}: {reason}; name a PEM file that the service's user may read")

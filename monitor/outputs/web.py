@@ -26,7 +26,7 @@ from prometheus_client.exposition import gzip_accepted
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
-from monitor.errors import UsageError
+from monitor.errors import PassingError, UsageError
 from monitor.outputs import connections
 from monitor.outputs.access import Access
 from monitor.outputs.connections import Refusals, Server
@@ -82,7 +82,7 @@ class WebServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Bind and begin to answer; raises :class:`UsageError` if the address cannot be had."""
+        """Bind and begin to answer; raises :class:`PassingError` if the address cannot be had."""
         listener = self._bind()
         self.port = listener.getsockname()[1]
         started = threading.Event()
@@ -133,7 +133,7 @@ class WebServer:
             return listener
         except OSError as error:
             name = f"[{self.host}]" if ":" in self.host else self.host
-            raise UsageError(f"{self._file}: monitor.listen: {_unbound(name, self.port, error)}") from error
+            raise PassingError(f"{self._file}: monitor.listen: {_unbound(name, self.port, error)}") from error
 
     async def _serve(self, listener: socket.socket, started: threading.Event) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -15,7 +15,7 @@ from typing import Final
 
 from onnx import NodeProto, TensorProto
 
-from monitor.errors import MeasureError
+from monitor.errors import MeasureError, mend_of
 from monitor.records import Failure
 
 LARGEST_PROTOBUF: Final = 2**31 - 1
@@ -24,16 +24,15 @@ LARGEST_PROTOBUF: Final = 2**31 - 1
 
 def read(path: Path) -> bytes:
     """The file's bytes, read once, so that hash and graph are those of one file, whatever is deployed meanwhile."""
-    deploy = "deploy the model or correct models.path"
     try:
         # without blocking: opening a pipe would wait for a writer
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
-                raise MeasureError(Failure("model_missing", f"{path}: not a regular file", deploy))
+                raise OSError(errno.EINVAL, "not a regular file")
             data = file.read(facts.st_size + 1) if facts.st_size <= LARGEST_PROTOBUF else None
     except OSError as error:
-        raise MeasureError(Failure("model_missing", f"{path}: {error.strerror or error}", deploy)) from error
+        raise MeasureError(Failure("model_missing", f"{path}: {error.strerror or error}", mend_of(error))) from error
     if data is None:
         detail = f"{path}: it has more than the 2 GiB that a model can have without external data"
         raise MeasureError(Failure("model_invalid", detail, "correct models.path, or export with external data"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from monitor.config import Model
-from monitor.errors import MeasureError
+from monitor.errors import MeasureError, mend_of
 from monitor.outputs.state import study_key
 from monitor.records import Failure
 from monitor.wire import Spec
@@ -45,9 +45,9 @@ def identity_of(path: Path, provider: str) -> tuple[object, ...]:
     try:
         stat = path.stat()
     except OSError as error:
-        raise MeasureError(_missing(f"{path}: {error.strerror}")) from error
+        raise MeasureError(missing(path, error)) from error
     if not S_ISREG(stat.st_mode):  # reading a pipe or a device may block for ever
-        raise MeasureError(_missing(f"{path}: not a regular file"))
+        raise MeasureError(missing(path, OSError(errno.EINVAL, "not a regular file")))
     versions = version_of("onnxruntime"), version_of(f"onnxruntime-{provider}")
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino, *versions)
 
@@ -60,7 +60,7 @@ def key_of(spec: Spec) -> str:
     try:
         sha256, source = sha256_of(spec.path) or "", sha256_of(spec.source) or ""
     except OSError as error:
-        raise MeasureError(_missing(f"{error.filename}: {error.strerror}")) from error
+        raise MeasureError(missing(error.filename, error)) from error
     samples = "synthetic" if spec.samples is None else _digest_of(Path(spec.samples))
     level = str(spec.session.get("graph_optimization_level", ""))
     return study_key(sha256, spec.dims, samples, source, level, version_of("onnxruntime"))
@@ -96,5 +96,6 @@ def version_of(package: str) -> str:
         return ""
 
 
-def _missing(detail: str) -> Failure:
-    return Failure("model_missing", detail, "deploy the model or correct models.path")
+def missing(path: Path | str, error: OSError) -> Failure:
+    """A model's file that cannot be read."""
+    return Failure("model_missing", f"{path}: {error.strerror}", mend_of(error))

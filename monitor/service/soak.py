@@ -23,12 +23,12 @@ from monitor.config import Config, Model
 from monitor.errors import MeasureError
 from monitor.outputs import soak_file
 from monitor.outputs.soak_file import Kept, SoakFile
-from monitor.records import Failure, ModelState
+from monitor.records import ModelState
 from monitor.records.soak import Subject
 from monitor.service import board as boards
 from monitor.service.check import Checker
 from monitor.service.handle import ProbeClosed
-from monitor.service.identity import sha256_of, version_of
+from monitor.service.identity import missing, sha256_of, version_of
 from monitor.service.signals import Signals
 from monitor.service.studies import Memory
 
@@ -97,8 +97,7 @@ def subject_of(config: Config, models: Sequence[Model], pace: float) -> Subject:
             try:
                 shown |= {f"{name} sha256": digest} if (digest := sha256_of(str(file) if file else None)) else {}
             except OSError as error:
-                mend = "deploy the model or correct models.path"
-                raise MeasureError(Failure("model_missing", f"{error.filename}: {error.strerror}", mend)) from error
+                raise MeasureError(missing(error.filename, error)) from error
         settings[model.name] = shown
     return Subject(
         config.provider,

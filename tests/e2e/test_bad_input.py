@@ -246,12 +246,12 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path, good: Path) -> None:
-    """The daemon does not start beside another one; it names file, key and address."""
+    """The daemon does not start beside another one; it names file, key and address, and systemd may try again (3)."""
     config = write_config(tmp_path, {"m": {"path": good}})
     host, port = config.read_text().split('"')[1].split(":")
     with socket.create_server((host, int(port))):
         line = f"{config}: monitor.listen: {host}:{port} is in use; stop what listens there or choose another port\n"
-        assert npumon("run", "-c", config) == Done(2, "", line)
+        assert npumon("run", "-c", config) == Done(3, "", line)
 
 
 def test_a_state_directory_that_cannot_be_made(tmp_path: Path, good: Path) -> None:
@@ -283,11 +283,11 @@ def test_a_state_directory_that_fills_up_costs_no_check(tmp_path: Path, good: Pa
 
 
 def test_a_state_directory_that_is_full_from_the_start(tmp_path: Path, good: Path) -> None:
-    """The daemon says so instead of starting without a memory."""
+    """The daemon says so instead of starting without a memory, and may be started again."""
     config = write_config(tmp_path, {"m": {"path": good}})
     command = ("prlimit", "--fsize=1", *COMMAND, "run", "-c", str(config))
     done = subprocess.run(command, env=environment(PYTHONDONTWRITEBYTECODE="1"), capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"{config}: monitor.state: cannot write {tmp_path}/state: ")
     assert done.stderr.endswith("; free it for this user or name another directory\n")
     assert done.stderr.count("\n") == 1

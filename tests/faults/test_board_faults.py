@@ -173,13 +173,13 @@ def test_a_state_that_is_read_only_costs_no_check(tmp_path: Path, selu: Path) ->
         assert daemon.metric("state_write_failures_total") == failures
 
 
-def test_a_read_only_place_where_nothing_was_recorded_is_a_mistake(tmp_path: Path, selu: Path) -> None:
-    """There is nothing to go on with: one line that names file, key and mend, and exit code 2."""
+def test_a_read_only_place_where_nothing_was_recorded_is_told(tmp_path: Path, selu: Path) -> None:
+    """There is nothing to go on with: one line that names file, key and mend, and an exit code that is tried again."""
     config = configured(tmp_path, selu)
     (tmp_path / "state").mkdir()
     prefix = disk(tmp_path / "state", 400, f"mount -o remount,ro {tmp_path}/state")
     daemon = Running("run", "-c", config, within=prefix)
-    assert daemon.process.wait(60) == 2
+    assert daemon.process.wait(60) == 3
     daemon.check_words()
     mend = "free it for this user or name another directory"
     assert daemon.err == f"{config}: monitor.state: cannot write {tmp_path}/state: Read-only file system; {mend}\n"

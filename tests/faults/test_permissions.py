@@ -15,7 +15,7 @@ from tests.compiling import compiled
 from tests.e2e.running import running, write_config
 from tests.faults.faulty import watched
 
-DEPLOY = "deploy the model or correct models.path"
+ALLOW = "let the service's user read it"
 BESIDE = "deploy it beside the model"
 # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by PR_CAPBSET_DROP: root then may read what its permissions let it.
 UNPRIVILEGED = """
@@ -36,8 +36,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "file": Case("m.onnx", "{}/m.onnx: Permission denied", DEPLOY),
-    "folder": Case("", "{}/m.onnx: Permission denied", DEPLOY),
+    "file": Case("m.onnx", "{}/m.onnx: Permission denied", ALLOW),
+    "folder": Case("", "{}/m.onnx: Permission denied", ALLOW),
     "weights": Case(
         "weights.bin", "{}/weights.bin: the model's external data cannot be read: Permission denied", BESIDE
     ),

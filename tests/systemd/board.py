@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,15 @@ class Board:
         shutil.copy(file, folder / name)
         return f"/opt/models/{name}"
 
-    def configure(self, models: Mapping[str, Mapping[str, Any]], interval: str = "1s") -> None:
+    def configure(
+        self,
+        models: Mapping[str, Mapping[str, Any]],
+        interval: str = "1s",
+        head: Sequence[str] = (),
+        listen: str = LISTEN,
+    ) -> None:
         """Write /etc/npumon/npumon.toml."""
-        file = write_config(self.root / ETC, models, interval, listen=LISTEN)
+        file = write_config(self.root / ETC, models, interval, head=head, listen=listen)
         file.write_text(file.read_text().replace('state = "state"', f'state = "{STATE}"'))
 
     def drop_in(self, text: str) -> None:

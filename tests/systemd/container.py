@@ -76,7 +76,7 @@ def booted() -> Iterator[Container]:
         assert nspawn.poll() is None, f"systemd-nspawn: {said}"
         container = Container(min(children(nspawn.pid)))
         undo.callback(container.run, "systemctl", "poweroff")
-        wait_until(lambda: _is_up(container), "systemd is up", 30)
+        wait_until(lambda: _is_up(container), "systemd is up", 90)
         if groups:
             for name in CONTROLLERS:
                 container.must("mount", "-o", "remount,bind,rw", f"/sys/fs/cgroup/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor import __version__
 from tools import bundle as bundles
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,21 @@ def test_a_bundle_that_cannot_be_made_says_why(wheel: Path, tmp_path: Path) -> N
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert re.match(r"bundle: no packages for \w+ and Python 3\.8: ", done.stderr)
+
+
+def test_no_bundle_is_made_of_an_older_wheel(tmp_path: Path) -> None:
+    """Where the two places of the version differ, `make wheel` has built another one than is asked for."""
+    for name in ("tools/bundle.py", "monitor/__init__.py", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    file = tmp_path / "pyproject.toml"
+    file.write_text(re.sub(r'^version = ".*"$', 'version = "999.0"', file.read_text(), flags=re.M))
+    command = [sys.executable, "tools/bundle.py", "--folder", str(tmp_path / "build")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    said = f"pyproject.toml has version 999.0, monitor/__init__.py {__version__}"
+    mend = "write the same one in both, and make bundle again"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"bundle: {said}; {mend}\n")
 
 
 def test_the_installer_is_plain_sh() -> None:

@@ -168,6 +168,15 @@ def test_removing_what_is_not_there(board: Board) -> None:
     assert refused(board, "uninstall") == "no npumon in /opt/npumon; give its PREFIX="
 
 
+def test_a_full_disk_leaves_no_half_configuration(board: Board) -> None:
+    """What does not fit into /etc is told in one line, and the next installation begins with a whole configuration."""
+    small = f"mkdir -p /{ETC} && mount -t tmpfs -o size=4k tmpfs /{ETC} && ! sh /opt/bundle/install.sh install"
+    done = board.container.run("unshare", "--mount", "sh", "-c", f"{small} && ls /{ETC} && exit 1")
+    assert done.stdout == "npumon.toml.example\nnpumon.toml.new\n"
+    line = refusal(done.returncode, "", done.stderr)
+    assert line.endswith(f"No space left on device; make /{ETC} writable, or free space there")
+
+
 def test_a_command_of_somebody_else_is_left_alone(board: Board) -> None:
     """An environment that was made by hand at the same place is not overwritten."""
     file = board.root / "opt/npumon/bin/npumon"
@@ -219,14 +228,54 @@ def test_packages_that_do_not_load_stop_the_upgrade(service: Board, other: Calla
     assert (service.main, _versions(service)) == (before, old)
 
 
-def test_a_full_disk_stops_the_upgrade(service: Board) -> None:
-    """What was half copied is removed, the service goes on."""
+@pytest.mark.parametrize("size", ["8k", "20m"])
+def test_a_full_disk_stops_the_upgrade(service: Board, size: str) -> None:
+    """What was half made or half copied is removed, the service goes on."""
     before, old = service.main, _versions(service)
-    small = f"mount -t tmpfs -o size=20m tmpfs /{HOME} && exec sh /opt/bundle/install.sh install"
+    small = f"mount -t tmpfs -o size={size} tmpfs /{HOME} && exec sh /opt/bundle/install.sh install"
     done = service.container.run("unshare", "--mount", "sh", "-c", f"{small}")
     line = refusal(done.returncode, done.stdout, done.stderr)
     assert "No space left on device; free space below /opt/npumon" in line
     assert (service.main, _versions(service)) == (before, old)
+
+
+def test_one_unit_is_not_shared_by_two_installations(service: Board) -> None:
+    """Another PREFIX is refused, to install and to remove, also with PURGE=1; the line says which one is right."""
+    before, old = service.main, _versions(service)
+    own = f"sh /{HOME}/install.sh uninstall"
+    line = f"npumon is in /opt/npumon; give PREFIX=/opt/npumon, or remove it first: {own}"
+    assert refused(service, PREFIX="/usr/local") == line
+    assert refused(service, "uninstall", PREFIX="/usr/local") == line
+    assert refused(service, "uninstall", PREFIX="/usr/local", PURGE="1") == line
+    assert (service.main, _versions(service)) == (before, old)
+
+
+def test_a_bundle_among_others_is_to_be_named(service: Board) -> None:
+    """With two bundles side by side `sh npumon-*/install.sh install` hands one installer the other's name."""
+    done = service.container.run("sh", "/opt/bundle/install.sh", "newer/install.sh", "install")
+    line = "several bundles are unpacked here; name one: sh newer/install.sh install"
+    assert refusal(done.returncode, done.stdout, done.stderr) == line
+
+
+def test_a_bundle_made_with_a_narrow_umask_runs(service: Board, other: Callable[[], Path]) -> None:
+    """Its folders are for its maker alone; the service, which is not root, may read what was installed from it."""
+    before = service.main
+    other()
+    service.container.must("chmod", "-R", "go=", "/opt/other")
+    done = service.installer("install", "other")
+    assert done.returncode == 0, done.stderr
+    assert service.main not in (0, before)
+    service.wait_checks("m")
+
+
+def test_an_upgrade_of_a_service_that_has_failed_says_so(service: Board) -> None:
+    """It is installed, not started, and the last but one line says what to do."""
+    service.container.must("systemctl", "enable", "--quiet", "npumon")
+    service.container.must("systemctl", "stop", "npumon")
+    said = service.install()
+    assert "the service does not run; systemctl start npumon starts it, and says if it has failed\n" in said
+    service.start()
+    assert "the service was restarted\n" in service.install()
 
 
 def test_a_version_that_does_not_start_is_taken_back(service: Board, other: Callable[[], Path]) -> None:

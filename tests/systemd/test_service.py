@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.e2e.running import wait_until
 from tests.systemd.board import ETC, Board
 from tests.systemd.container import booted
@@ -64,6 +65,45 @@ def test_a_wrong_configuration_fails_the_start_once(board: Board, good: Path) ->
     (said,) = [entry["MESSAGE"] for entry in board.entries() if entry.get("SYSLOG_IDENTIFIER") == "npumon"]
     assert said.startswith(f"/{ETC}/npumon.toml:")
     assert said.endswith("write replays = 30")
+
+
+def test_an_address_that_the_board_gets_later_is_waited_for(board: Board, good: Path) -> None:
+    """At boot the network may come up after npumon: the start fails with the line that says so, and is tried again."""
+    address = "192.0.2.9"
+    board.configure({"m": {"path": board.model(good, "m.onnx")}}, listen=f"{address}:10877")
+    assert board.container.run("systemctl", "start", "npumon").returncode == 1
+    assert board.show("ExecMainStatus") == "3"
+    (said,) = [str(entry["MESSAGE"]) for entry in board.entries() if entry.get("SYSLOG_IDENTIFIER") == "npumon"]
+    assert f"{address}:10877 is no address of this machine" in said
+    board.container.must("ip", "address", "add", f"{address}/32", "dev", "lo")
+    try:
+        board.wait_restart(0)
+        assert board.told("started")[0]["address"] == f"http://{address}:10877"
+    finally:
+        board.container.must("ip", "address", "delete", f"{address}/32", "dev", "lo")
+
+
+def test_a_key_for_root_alone_is_shared_by_a_group(board: Board, good: Path, tmp_path: Path) -> None:
+    """The line names the file and the setting; with one group for both, as it says, the service has TLS."""
+    pair = Authority(tmp_path).issue("board")
+    folder = board.root / ETC / "tls"
+    folder.mkdir(exist_ok=True)
+    for file in pair:
+        shutil.copy(file, folder)
+    key = folder / "board.key"
+    key.chmod(0o600)
+    head = ["[web]", f'tls_cert = "/{ETC}/tls/board.crt"', f'tls_key = "/{ETC}/tls/board.key"']
+    board.configure({"m": {"path": board.model(good, "m.onnx")}}, head=head)
+    assert board.container.run("systemctl", "start", "npumon").returncode == 1
+    (said,) = [str(entry["MESSAGE"]) for entry in board.entries() if entry.get("SYSLOG_IDENTIFIER") == "npumon"]
+    mend = "give the file and the service one group (SupplementaryGroups= in a drop-in of the unit)"
+    assert said.endswith(f"web.tls_key: /{ETC}/tls/board.key: Permission denied; {mend}")
+    board.container.must("groupadd", "--system", "--force", "npumon-tls")
+    board.container.must("chgrp", "npumon-tls", f"/{ETC}/tls/board.key")
+    board.container.must("chmod", "640", f"/{ETC}/tls/board.key")
+    board.drop_in("SupplementaryGroups=npumon-tls")
+    board.start()
+    assert board.told("started")[0]["address"] == "https://127.0.0.1:10877"
 
 
 def test_a_daemon_that_dies_is_back_and_its_probe_was_not_cut_short(board: Board, slow: Path) -> None:
@@ -149,6 +189,8 @@ def test_a_stuck_schedule_is_restarted_by_the_watchdog(board: Board, good: Path,
     os.close(server)  # now every access fails at once, which is a failed check
     board.wait("check_failed")
     board.container.must("umount", "--lazy", "/opt/share")
+    board.configure({"m": {"path": "/opt/share/m.onnx"}})  # in 100 ms a busy machine does not open a session
+    board.container.must("systemctl", "reload", "npumon")
     board.wait("check_recovered")
 
 
