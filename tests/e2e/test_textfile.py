@@ -90,7 +90,7 @@ def test_a_second_daemon_that_cannot_start_leaves_the_file(tmp_path: Path, good:
         daemon.wait_checks("m")
         (tmp_path / "second").mkdir()
         second = write_config(tmp_path / "second", {"m": {"path": good}}, listen=daemon.address.removeprefix("http://"))
-        assert npumon("run", "-c", second, "--textfile", file).code == 2
+        assert npumon("run", "-c", second, "--textfile", file).code == 3
         assert value(file, "models") == 1
 
 
