@@ -84,7 +84,7 @@ bench: .venv/.done models ## every benchmark, each against its budget
 		echo "== $$benchmark"; $(RUN) "$$benchmark" || status=1; done; exit $$status
 
 .PHONY: neighbour
-neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile, 27 minutes (ARGS=--rounds 40)
+neighbour: .venv/.done ## whether an application beside npumon notices it: its 99th percentile, an hour (ARGS=--rounds 40)
 	$(RUN) benchmarks/neighbour.py $(ARGS)
 
 .PHONY: endurance
