@@ -52,8 +52,8 @@ def identity_of(path: Path, provider: str) -> tuple[object, ...]:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino, *versions)
 
 
-def key_of(spec: Spec) -> str:
-    """The key of a study: model bytes, dims, samples, optimization level and runtime version.
+def key_of(spec: Spec) -> tuple[str, str]:
+    """The key of a study: model bytes, dims, samples, optimization level and runtime version; and the model's digest.
 
     Raises :class:`MeasureError` (``model_missing``) if the model cannot be read.
     """
@@ -63,7 +63,7 @@ def key_of(spec: Spec) -> str:
         raise MeasureError(missing(error.filename, error)) from error
     samples = "synthetic" if spec.samples is None else _digest_of(Path(spec.samples))
     level = str(spec.session.get("graph_optimization_level", ""))
-    return study_key(sha256, spec.dims, samples, source, level, version_of("onnxruntime"))
+    return study_key(sha256, spec.dims, samples, source, level, version_of("onnxruntime")), sha256
 
 
 def _digest_of(folder: Path) -> str:

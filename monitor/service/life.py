@@ -26,7 +26,7 @@ from monitor.service import process, studies
 from monitor.service.comparison import compare
 from monitor.service.duty import Account
 from monitor.service.handle import ProbeClosed, ProbeHandle
-from monitor.service.identity import identity_of, key_of, sha256_of, spec_of
+from monitor.service.identity import identity_of, key_of, spec_of
 from monitor.service.schedule import Backoff
 from monitor.service.studies import Studies
 from monitor.wire import Audit, MakeStudy, Open, Spec
@@ -182,11 +182,11 @@ class Keeper:
 
         Without one FLOPs are not known. Raises :class:`MeasureError` for what would stop a session as well.
         """
-        key = key_of(spec)
+        key, sha256 = key_of(spec)
         study, note = studies.read(spec)
         notes = (note,) if note else ()
         study = study or self._studies.study(key)
-        if study is not None:
+        if study is not None and study.model_sha256 == sha256:
             return study, notes
         identity = identity_of(self._model.path, self._provider)
         if self._unstudied is not None and self._unstudied[0] == identity and self._studying.remaining > 0:
@@ -206,8 +206,9 @@ class Keeper:
             self._close(handle)
         self._studying.succeeded()
         # Then it is made again; the check's own write tells of the disk.
-        with contextlib.suppress(StateWriteError, OSError):
-            if sha256_of(spec.path) == study.model_sha256:  # else another model was deployed since the key was made
+        with contextlib.suppress(StateWriteError, MeasureError):
+            # Else another model was deployed since the key was made, be it that the first one is back by now.
+            if study.model_sha256 == sha256 and key_of(spec) == (key, sha256):
                 self._studies.put_study(key, study)
         return study, notes
 

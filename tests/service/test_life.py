@@ -21,6 +21,7 @@ from monitor.records import Failure
 from monitor.service import handle, life, process
 from monitor.service.check import Checker
 from monitor.service.handle import ProbeHandle
+from monitor.service.identity import sha256_of, spec_of
 from monitor.service.life import Keeper
 from monitor.service.studies import Memory
 from tests import models
@@ -112,3 +113,27 @@ def test_a_study_that_fails_is_not_made_at_each_check(
         assert result.placement.npu_flops_ratio == 1
     finally:
         checks.close()
+
+
+def test_a_study_is_kept_under_the_model_that_it_is_of(tmp_path: Path) -> None:
+    """A model that is replaced right before its study is read is not given the other's study when it comes back."""
+    path, new = models.saved(demo_model.build(), tmp_path), models.saved(models.selu_qdq(), tmp_path, "new.onnx")
+    first = path.read_bytes()
+    model = Model("m", path)
+
+    def deploy(step: str) -> None:
+        if step == STUDYING:
+            path.write_bytes(new.read_bytes())
+
+    kept = Memory()
+    keeper = Keeper(model, "qnn", 3600.0, kept, None, deploy, None)
+    other, _ = keeper.study(spec_of(model, "qnn"))
+    keeper.close(5.0)
+    path.write_bytes(first)
+    keeper = Keeper(model, "qnn", 3600.0, kept, None, lambda step: None, None)
+    study, _ = keeper.study(spec_of(model, "qnn"))
+    keeper.close(5.0)
+    assert other is not None
+    assert study is not None
+    assert other.model_sha256 == sha256_of(str(new))
+    assert study.model_sha256 == sha256_of(str(path))
