@@ -57,7 +57,8 @@ def npumon() -> None:
 def run(file: Path, textfile: Path | None) -> None:
     """Run the daemon: check every model again and again, serve /, /metrics and /healthz, log events.
 
-    Ends with 0 on SIGTERM or SIGINT, with 2 on a bad configuration.
+    Ends with 0 on SIGTERM or SIGINT, with 2 on a bad configuration, with 3 if the address cannot be had
+    yet or the disk is full.
     """
     _serve(load(file), textfile=textfile)
 

@@ -7,6 +7,7 @@ nonsense, and the reader raises :class:`ProtocolError`.
 
 from __future__ import annotations
 
+import signal
 import struct
 from typing import TypeVar
 
@@ -28,6 +29,10 @@ FRAME_LIMIT = 64 * 2**20
 """Bytes. The largest frame is a study: one of 360 nodes and eight samples has 0.3 MB, of 20,000 nodes 18 MB (measured).
 A longer one would be in the parent twice, received and decoded, before it could be told from nonsense."""
 HEADER = struct.Struct(">I")
+STRAYS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What systemd, a terminal or an engineer may send to all processes of the service: to stop it, or to have it reload.
+Only the parent decides when a probe goes, so it blocks them where it starts one, which unblocks them once it ignores
+them."""
 
 
 class ProtocolError(Exception):

@@ -14,22 +14,21 @@ import signal
 import threading
 from pathlib import Path
 
+from monitor.wire import STRAYS
+
 LAST_WORD = 30.0
 """Seconds an inference may go on after the parent has gone: as long as a living parent waits for it."""
 LOCKED = 600.0
 """Seconds that native code may hold the interpreter's lock; no thread in here notices anything meanwhile."""
-_STRAYS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What systemd, a terminal or an engineer may send to all processes of the service: to stop it, or to have it reload.
-Only the parent decides when a probe goes."""
 EXPENDABLE = 1000
 """The probe's oom_score_adj: of all processes on the board the kernel is to take this one first."""
 
 
 def hold(requests: int) -> threading.Event:
     """Tie this process to the pipe whose reading end is ``requests``; the event is set once the other end is closed."""
-    for number in _STRAYS:
+    for number in STRAYS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STRAYS)  # held back until now, as the parent wanted it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STRAYS)  # held back until now, as the parent wanted it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(EXPENDABLE))

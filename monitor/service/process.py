@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from monitor.wire import STRAYS
+
 MIB: Final = 2**20
 MOST_THREADS: Final = 128 + 4 * (os.cpu_count() or 1)
 """Threads of one process; a probe has some 15, and the runtime adds one or two a core. The unit allows 256 tasks."""
-_STRAYS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that are meant for the service and may be sent to all of its processes. Only it decides when a probe goes."""
 _STATES: Final = {
     "D": ", stuck in the kernel, most likely in a driver",
     "R": ", computing",
@@ -37,7 +37,7 @@ class Excess(NamedTuple):
 @contextlib.contextmanager
 def deaf() -> Iterator[None]:
     """A process that is started meanwhile gets no stray signal before it has learned to ignore them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STRAYS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STRAYS)
     try:
         yield
     finally:

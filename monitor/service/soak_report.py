@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from monitor.outputs.soak_file import SoakFile
 from monitor.outputs.soak_page import render
 from monitor.records import Target
 from monitor.records.soak import Compared, ModelSoak, SoakResult
+from monitor.service import whole
 
 REPORTS = ("report.html", "summary.json", "junit.xml")
 
@@ -74,23 +73,10 @@ def write(folder: Path, report: Report) -> None:
     texts = (render(result, moments), summary(result), cases(result))
     for name, text in zip(REPORTS, texts, strict=True):
         try:
-            _replace(folder, name, text)
+            whole.write(folder / name, text.encode())
         except OSError as error:
             mend = "free space there, or run this as a user that may write it"
             raise UsageError(f"{folder / name}: {error.strerror}; {mend}") from error
-
-
-def _replace(folder: Path, name: str, text: str) -> None:
-    """The file ``name`` anew, or as it was; what could not be finished is not left behind."""
-    descriptor, path = tempfile.mkstemp(dir=folder, prefix=f".{name}")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(descriptor, 0o644)
-        os.replace(path, folder / name)
-    except OSError:
-        os.unlink(path)
-        raise
 
 
 def compare(one: Path, other: Path, bound: float) -> tuple[Compared, ...]:

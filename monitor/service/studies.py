@@ -8,9 +8,6 @@ in another way, and names would then be joined that do not belong together. What
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -20,6 +17,7 @@ from msgspec import Struct
 from monitor import __version__
 from monitor.errors import UsageError
 from monitor.records import Study
+from monitor.service import whole
 from monitor.service.identity import sha256_of, version_of
 from monitor.wire import Spec
 
@@ -72,16 +70,7 @@ def write(study: Study, spec: Spec, file: Path) -> None:
     content = StudyFile(VERSION, __version__, sha256_of(spec.source), _level(spec), study)
     text = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
     try:
-        descriptor, scratch = tempfile.mkstemp(prefix=file.name, dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(text)
-            os.chmod(scratch, 0o644)  # the service that reads it is another user
-            os.replace(scratch, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)
-            raise
+        whole.write(file, text)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; name a file in a folder that this user may write to") from error
 
