@@ -2,17 +2,17 @@
 
 Measured: a real ``npumon run`` on the simulator with a very small model, checked without a pause (interval 1 ms, two
 replays, ``max_duty = 1``). Each second: checks so far, resident memory, descriptors and threads of the parent and the
-probe, how long the last check took, the parent's processor time, and the size of the state. As many checks are made
-before those that count: caches and tables fill up to their limits then (what was spent in the last ten minutes is the
-largest), and the allocator's arenas find their size. An alarm about latency, which a busy machine raises, has the probe
-renewed once an hour; figures are those of the probe that lived longest.
-Baseline: the run's own beginning. Times are divided by that of a fixed piece of work, done by the benchmark in the same
-second: a shared machine is faster at one time than at another, which is no drift of npumon's. A slope is Theil and
-Sen's over the medians of 40 stretches of the run, its 95 % interval from Kendall's S; stretches, because neighbouring
-seconds repeat each other.
+probe, and the size of the state. As many checks are made before those that count: caches and tables fill up to their
+limits then (what was spent in the last ten minutes is the largest), and the allocator's arenas find their size. An
+alarm about latency, which a busy machine raises, has the probe renewed once an hour; figures are those of the probe
+that lived longest. Then a second daemon is started, and both check side by side for five minutes.
+Baseline: for what must not grow, the run's own beginning; a slope is Theil and Sen's over the medians of 40 stretches
+of the run, its 95 % interval from Kendall's S; stretches, because neighbouring seconds repeat each other. For the time
+that a check takes, the second daemon in the same 5 s, from its 1000th check on: a shared machine is faster at one time
+than at another, which is no drift of npumon's.
 Budgets: descriptors and threads become no more; memory grows by at most 10 KiB in 1000 checks, which is 5 MiB in
-a year; a check takes at most 10 % longer at the end than at the beginning, and as little more of the parent's processor
-time; the state stays below 16 MiB. A budget is kept to if all of the slope's interval is.
+a year; a check of the old daemon takes at most 10 % longer than one of the young, and as little more of its processor
+time; the state stays below 16 MiB. A budget is kept to if all of the interval is.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._report import Report, Summary, cpu_seconds, parser, status
+from benchmarks._report import Report, Summary, cpu_seconds, parser, status, summarize
 
 CHECKS = 50_000
 SETTLING = 50_000
 STRETCHES = 40
 GROWTH = 10.0  # KiB in 1000 checks
-DRIFT = 0.10  # over the whole run
+DRIFT = 0.10
 STATE = 16.0  # MiB
-WORK = 200_000  # turns of an empty loop, some 5 ms
+YOUNG = 1000  # checks of the second daemon before it is compared
+PAIRS = 60
+PAIR = 5.0  # seconds
 FIRST_CHECK = 120.0  # seconds
 
 BUILD = """\
@@ -71,10 +73,7 @@ median = "10s"
 
 
 class Moment(NamedTuple):
-    """The daemon at one moment: memory in KiB, times in seconds, the state in MiB.
-
-    ``work_seconds`` is what the fixed piece of work took.
-    """
+    """The daemon at one moment: memory in KiB, the state in MiB."""
 
     checks: float
     parent_rss: float
@@ -84,10 +83,14 @@ class Moment(NamedTuple):
     parent_threads: int
     probe_threads: int
     probe: int
-    check_seconds: float
-    parent_cpu: float
     state: float
-    work_seconds: float
+
+
+class Pace(NamedTuple):
+    """What a check took a daemon in a stretch of time: seconds by the clock, and of the service's processor time."""
+
+    duration: float
+    processor: float
 
 
 def main() -> int:
@@ -96,21 +99,24 @@ def main() -> int:
     arguments.add_argument("--settling", type=int, default=SETTLING, help="how many checks are made before these")
     options = arguments.parse_args()
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="npumon-bench-") as folder:
-        moments = endure(Path(folder), options.settling + options.checks)
+    with tempfile.TemporaryDirectory(prefix="npumon-bench-") as folder, running(Path(folder) / "old") as old:
+        moments = endure(old, options.settling + options.checks)
+        with running(Path(folder) / "young") as young:
+            paces = compare(old, young)
     report = Report(f"{moments[-1].checks:,.0f} checks in {(time.monotonic() - begin) / 60:.1f} min")
     report.raw("moments", [moment._asdict() for moment in moments])
+    report.raw("paces of the old and the young daemon", paces)
     settled = [one for one in moments if one.checks >= options.settling]
     grown = (settled[0].parent_rss - moments[0].parent_rss) / 1024
     report.row("growth of the parent while it settled", f"{grown:.1f} MiB")
     report.row("probes that were needed", str(len({one.probe for one in settled})))
     settled = longest(settled)
     report.row("checks that the figures are of", f"{settled[-1].checks - settled[0].checks:,.0f}")
-    conclude(report, settled)
+    conclude(report, settled, paces)
     return report.finish(options.out)
 
 
-def conclude(report: Report, moments: Sequence[Moment]) -> None:
+def conclude(report: Report, moments: Sequence[Moment], paces: Sequence[tuple[Pace, Pace]]) -> None:
     """The rows of the table."""
     for who in ("parent", "probe"):
         slope = trend([(one.checks / 1000, float(getattr(one, f"{who}_rss"))) for one in moments])
@@ -121,26 +127,14 @@ def conclude(report: Report, moments: Sequence[Moment]) -> None:
         for who in ("parent", "probe"):
             first, last = ends([getattr(one, f"{who}_{what}") for one in moments])
             report.row(f"{what} of the {who}, at both ends", f"{first}, {last}", "no more", last <= first)
-    pace = [one.work_seconds / statistics.median(one.work_seconds for one in moments) for one in moments]
-    durations = [(one.checks, one.check_seconds / slow) for one, slow in zip(moments, pace, strict=True)]
-    _drift(report, "duration of a check", durations)
-    each = [
-        (later.checks, (later.parent_cpu - earlier.parent_cpu) / (later.checks - earlier.checks) / slow)
-        for (earlier, later), slow in zip(itertools.pairwise(moments), pace[1:], strict=True)
-        if later.checks > earlier.checks
-    ]
-    _drift(report, "the parent's processor time for a check", each)
-    _drift(report, "the fixed piece of work", [(one.checks, one.work_seconds) for one in moments], False)
+    for what, taken in (("a check takes", "duration"), ("its processor time", "processor")):
+        times = [(getattr(old, taken), getattr(young, taken)) for old, young in paces]
+        report.row(f"{what}, median of the old daemon", f"{1e3 * statistics.median(old for old, _ in times):.2f} ms")
+        drift = summarize([100 * (old / young - 1) for old, young in times])
+        within = drift.high <= 100 * DRIFT
+        report.row("  more than a young one's", f"{drift.shown('+.1f')} %", f"<= +{100 * DRIFT:g} %", within)
     largest = max(one.state for one in moments)
     report.row("the state at most", f"{largest:.1f} MiB", f"<= {STATE:g} MiB", largest <= STATE)
-
-
-def _drift(report: Report, what: str, points: Sequence[tuple[float, float]], budgeted: bool = True) -> None:
-    level, length = statistics.median(y for _, y in points), points[-1][0] - points[0][0]
-    slope = trend([(x / length, 100 * y / level) for x, y in points])
-    report.row(f"{what}, median", f"{1e3 * level:.2f} ms")
-    budget = (f"<= +{100 * DRIFT:g} %", slope.high <= 100 * DRIFT) if budgeted else ()
-    report.row("  change over the run", f"{slope.shown('+.1f')} %", *budget)
 
 
 def trend(points: Sequence[tuple[float, float]]) -> Summary:
@@ -165,16 +159,46 @@ def ends(counts: Sequence[int]) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------ npumon
 
 
-def endure(folder: Path, checks: int) -> list[Moment]:
-    """Run a daemon in ``folder`` for so many checks; what it was like each second."""
+class Daemon(NamedTuple):
+    """A daemon that runs: its process id, the address of its metrics, and its state."""
+
+    pid: int
+    url: str
+    state: Path
+
+
+def endure(daemon: Daemon, checks: int) -> list[Moment]:
+    """Wait for so many checks; what the daemon was like each second."""
     moments: list[Moment] = []
-    with _npumon(folder) as (parent, url):
-        while not moments or moments[-1].checks < checks:
-            time.sleep(1 if checks > 1000 else 0.1)
-            # While a probe is renewed, and a study or a comparison is made, there is none or more than one.
-            with contextlib.suppress(OSError, LookupError, ValueError):
-                moments.append(_moment(parent, url, folder / "state"))
+    while not moments or moments[-1].checks < checks:
+        time.sleep(1 if checks > 1000 else 0.1)
+        # While a probe is renewed, and a study or a comparison is made, there is none or more than one.
+        with contextlib.suppress(OSError, LookupError, ValueError):
+            moments.append(_moment(daemon))
     return moments
+
+
+def compare(old: Daemon, young: Daemon) -> list[tuple[Pace, Pace]]:
+    """The paces of both in the same stretches of time, once the young one has settled."""
+    while _scraped(young.url).get("checks_total", 0) < YOUNG:
+        time.sleep(0.1)
+    paces = []
+    for _ in range(PAIRS):
+        before = _spent(old), _spent(young)
+        time.sleep(PAIR)
+        after = _spent(old), _spent(young)
+        paces.append((_pace(before[0], after[0]), _pace(before[1], after[1])))
+    return paces
+
+
+def _spent(daemon: Daemon) -> tuple[float, float, float]:
+    """Checks, seconds by the clock, and seconds of processor time so far."""
+    return _scraped(daemon.url)["checks_total"], time.monotonic(), cpu_seconds(daemon.pid)
+
+
+def _pace(before: tuple[float, float, float], after: tuple[float, float, float]) -> Pace:
+    checks = after[0] - before[0]
+    return Pace((after[1] - before[1]) / checks, (after[2] - before[2]) / checks)
 
 
 def longest(moments: Sequence[Moment]) -> list[Moment]:
@@ -185,8 +209,9 @@ def longest(moments: Sequence[Moment]) -> list[Moment]:
 
 
 @contextlib.contextmanager
-def _npumon(folder: Path) -> Iterator[tuple[int, str]]:
-    """A daemon that has made its first check: its process id and address."""
+def running(folder: Path) -> Iterator[Daemon]:
+    """A daemon in a new ``folder`` that has made its first check."""
+    folder.mkdir()
     model, config = folder / "model.onnx", folder / "npumon.toml"
     subprocess.run([sys.executable, "-c", BUILD, str(model)], check=True)
     with socket.socket() as probe:
@@ -204,16 +229,16 @@ def _npumon(folder: Path) -> Iterator[tuple[int, str]]:
                 if daemon.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"no check in {FIRST_CHECK:g} s")
                 time.sleep(0.1)
-            yield daemon.pid, url
+            yield Daemon(daemon.pid, url, folder / "state")
         finally:
             daemon.send_signal(signal.SIGTERM)
 
 
-def _moment(parent: int, url: str, state: Path) -> Moment:
-    values = _scraped(url)
+def _moment(daemon: Daemon) -> Moment:
+    parent = daemon.pid
     (probe,) = _children(parent)
     return Moment(
-        checks=values["checks_total"],
+        checks=_scraped(daemon.url)["checks_total"],
         parent_rss=1024 * status(parent, "VmRSS"),
         probe_rss=1024 * status(probe, "VmRSS"),
         parent_descriptors=len(os.listdir(f"/proc/{parent}/fd")),
@@ -221,19 +246,8 @@ def _moment(parent: int, url: str, state: Path) -> Moment:
         parent_threads=len(os.listdir(f"/proc/{parent}/task")),
         probe_threads=len(os.listdir(f"/proc/{probe}/task")),
         probe=probe,
-        check_seconds=values["last_check_duration_seconds"],
-        parent_cpu=cpu_seconds(parent),
-        state=sum(file.stat().st_size for file in state.iterdir()) / 2**20,
-        work_seconds=_work(),
+        state=sum(file.stat().st_size for file in daemon.state.iterdir()) / 2**20,
     )
-
-
-def _work() -> float:
-    """Processor time of a fixed piece of work."""
-    before = time.process_time()
-    for _ in range(WORK):
-        pass
-    return time.process_time() - before
 
 
 def _children(parent: int) -> list[int]:

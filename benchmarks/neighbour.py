@@ -132,34 +132,45 @@ def _measure(report: Report, folder: Path, rounds: int) -> None:
     report.row("checks in the rounds", f"{checks:g} in {rounds}", "one each", checks == rounds)
     share = busy * (REPLAYS + WARMUPS) / REPLAYS / (rounds * ROUND / 2)
     report.row("share of npumon's time that inferences took", f"{share:.2%}", "<= 2 %", share <= BUDGET)
-    _conclude(report, beats, windows)
+    conclude(report, beats, windows)
 
 
-def _conclude(report: Report, beats: Sequence[Beat], windows: Sequence[Sequence[Slice]]) -> None:
+def conclude(report: Report, beats: Sequence[Beat], windows: Sequence[Sequence[Slice]]) -> None:
     on = [[one for one in slices if one.on] for slices in windows]
     off = [[one for one in slices if not one.on] for slices in windows]
-    for what, latencies in (
-        ("by the clock", [one.elapsed for one in beats]),
-        ("without the host's share", [one.seconds for one in beats]),
-    ):
-        with_, without = _tails(beats, latencies, on), _tails(beats, latencies, off)
-        report.raw(f"99th percentiles {what}, with npumon and without, in seconds", [with_, without])
-        medians = f"{1e3 * statistics.median(with_):.3f} and {1e3 * statistics.median(without):.3f} ms"
-        report.row(f"99th percentile {what}, with npumon and without", medians)
+    _compare(report, "by the clock", beats, [one.elapsed for one in beats], on, off)
+    latencies = [one.seconds for one in beats]
+    shift = _compare(report, "without the host's share", beats, latencies, on, off)
     # Off, on, on, off: each pair's two fall into different halves.
     halves = [_tails(beats, latencies, [slices[half::2] for slices in off]) for half in (0, 1)]
     report.raw("99th percentiles of the two halves without npumon, in seconds", halves)
-    noise = _estimate(_logarithms(*halves))
+    noise = estimate(_logarithms(*halves))
     report.row("noise: without against without", _percent(noise))
-    ratios = _logarithms(with_, without)
-    checked = _estimate(ratios[::WINDOWS])
-    idle = _estimate([one for number, one in enumerate(ratios) if number % WINDOWS])
-    report.row("the 99th percentile with npumon, 10 s with a check", _percent(checked))
-    report.row("the 99th percentile with npumon, 10 s without one", _percent(idle))
-    shift = _together(checked, 1 / WINDOWS, idle)
     noisy = max(abs(noise.median), (shift.high - shift.low) / 2) > BUDGET
     budget = f"<= +{100 * BUDGET:g} %{' (too noisy to tell)' if noisy else ''}"
     report.row("the 99th percentile with npumon", _percent(shift), budget, shift.median <= BUDGET and not noisy)
+
+
+def _compare(
+    report: Report,
+    what: str,
+    beats: Sequence[Beat],
+    latencies: Sequence[float],
+    on: Sequence[Sequence[Slice]],
+    off: Sequence[Sequence[Slice]],
+) -> Summary:
+    """By how much the logarithm of the 99th percentile of such latencies is higher with npumon."""
+    with_, without = _tails(beats, latencies, on), _tails(beats, latencies, off)
+    report.raw(f"99th percentiles {what}, with npumon and without, in seconds", [with_, without])
+    medians = f"{1e3 * statistics.median(with_):.3f}, {1e3 * statistics.median(without):.3f} ms"
+    report.row(f"99th percentile {what}, with npumon and without", medians)
+    ratios = _logarithms(with_, without)
+    checked = estimate(ratios[::WINDOWS])
+    idle = estimate([one for number, one in enumerate(ratios) if number % WINDOWS])
+    shift = _together(checked, 1 / WINDOWS, idle)
+    for where, more in (("in 10 s with a check", checked), ("in 10 s without one", idle), ("on the whole", shift)):
+        report.row(f"  more with npumon, {where}", _percent(more))
+    return shift
 
 
 def _tails(beats: Sequence[Beat], latencies: Sequence[float], windows: Sequence[Sequence[Slice]]) -> list[float]:
@@ -180,7 +191,7 @@ def _index(beats: Sequence[Beat], due: float) -> int:
     return bisect.bisect_left(beats, due, key=lambda one: one.due)
 
 
-def _estimate(ratios: Sequence[float]) -> Summary:
+def estimate(ratios: Sequence[float]) -> Summary:
     """The median of all pairs' means, each value being a pair with itself too, and the interval from signed ranks."""
     count = len(ratios)
     means = sorted((one + other) / 2 for one, other in itertools.combinations_with_replacement(ratios, 2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.endurance import Moment, ends, endure, longest, trend
+from benchmarks.endurance import Moment, ends, endure, longest, running, trend
 
 GROWTH = 2048
 """KiB that a process may grow by while its tables fill; a kilobyte lost in each check would be less, a page more."""
@@ -14,13 +14,17 @@ GROWTH = 2048
 
 def test_hundreds_of_checks_leave_no_descriptor_no_thread_and_no_memory(tmp_path: Path) -> None:
     """500 checks by one probe: as many descriptors and threads afterwards, and not a page more for each check."""
-    steady(endure(tmp_path, 500), 100)
+    with running(tmp_path / "daemon") as daemon:
+        moments = endure(daemon, 500)
+    steady(moments, 100)
 
 
 @pytest.mark.slow
 def test_thousands_of_checks_leave_nothing(tmp_path: Path) -> None:
     """3000 checks of the same kind."""
-    steady(endure(tmp_path, 3000), 1000)
+    with running(tmp_path / "daemon") as daemon:
+        moments = endure(daemon, 3000)
+    steady(moments, 1000)
 
 
 def steady(moments: list[Moment], settled: int) -> None:
