@@ -7,16 +7,20 @@ runs on a shared machine differ by more than most of the budgets here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
+import signal
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 PACKAGES = ("onnxruntime", "onnxruntime-qnn", "numpy", "tornado", "prometheus-client", "structlog", "click", "msgspec")
 
@@ -36,10 +40,8 @@ class Summary(NamedTuple):
 def summarize(values: Sequence[float]) -> Summary:
     """Median of at least one value; the interval comes from order statistics (binomial, normal approximation)."""
     ordered = sorted(values)
-    reach = 0.98 * math.sqrt(len(ordered))
-    low = max(0, math.floor(len(ordered) / 2 - reach))
-    high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + reach))
-    return Summary(statistics.median(ordered), ordered[low], ordered[high])
+    low = max(0, math.floor(len(ordered) / 2 - 0.5 - 0.98 * math.sqrt(len(ordered))))
+    return Summary(statistics.median(ordered), ordered[low], ordered[-1 - low])
 
 
 class Row(NamedTuple):
@@ -125,3 +127,32 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process with all its threads, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one has started and that are still there."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that ended just now
+            found.extend(int(child) for child in listing.read_text().split())
+    return found
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM and SIGHUP end this process as an exception does, so that it ends what it has started."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Have a daemon end: asked to first, killed with its children where that takes a minute."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        for pid in (*children(process.pid), process.pid):
+            os.kill(pid, signal.SIGKILL)

@@ -4,8 +4,8 @@ Measured: a real ``npumon run`` on the simulator with a very small model, checke
 replays, ``max_duty = 1``). Each second: checks so far, resident memory, descriptors and threads of the parent and the
 probe, and the size of the state. As many checks are made before those that count: caches and tables fill up to their
 limits then (what was spent in the last ten minutes is the largest), and the allocator's arenas find their size. An
-alarm about latency, which a busy machine raises, has the probe renewed once an hour; figures are those of the probe
-that lived longest. Then a second daemon is started, and both check side by side for five minutes.
+alarm about latency, which a busy machine raises, has the probe renewed once an hour; the probe's figures are those of
+the one that lived longest. Then a second daemon is started, and both check side by side for five minutes.
 Baseline: for what must not grow, the run's own beginning; a slope is Theil and Sen's over the medians of 40 stretches
 of the run, its 95 % interval from Kendall's S; stretches, because neighbouring seconds repeat each other. For the time
 that a check takes, the second daemon in the same 5 s, from its 1000th check on: a shared machine is faster at one time
@@ -22,7 +22,6 @@ import itertools
 import math
 import os
 import re
-import signal
 import socket
 import statistics
 import subprocess
@@ -34,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks._report import Report, Summary, cpu_seconds, parser, status, summarize
+from benchmarks._report import Report, Summary, children, cpu_seconds, end, end_on_signals, parser, status, summarize
 
 CHECKS = 50_000
 SETTLING = 50_000
@@ -98,6 +97,7 @@ def main() -> int:
     arguments.add_argument("--checks", type=int, default=CHECKS, help="how many checks count")
     arguments.add_argument("--settling", type=int, default=SETTLING, help="how many checks are made before these")
     options = arguments.parse_args()
+    end_on_signals()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="npumon-bench-") as folder, running(Path(folder) / "old") as old:
         moments = endure(old, options.settling + options.checks)
@@ -110,23 +110,26 @@ def main() -> int:
     grown = (settled[0].parent_rss - moments[0].parent_rss) / 1024
     report.row("growth of the parent while it settled", f"{grown:.1f} MiB")
     report.row("probes that were needed", str(len({one.probe for one in settled})))
-    settled = longest(settled)
-    report.row("checks that the figures are of", f"{settled[-1].checks - settled[0].checks:,.0f}")
     conclude(report, settled, paces)
     return report.finish(options.out)
 
 
 def conclude(report: Report, moments: Sequence[Moment], paces: Sequence[tuple[Pace, Pace]]) -> None:
     """The rows of the table."""
-    for who in ("parent", "probe"):
-        slope = trend([(one.checks / 1000, float(getattr(one, f"{who}_rss"))) for one in moments])
-        level = statistics.median(getattr(one, f"{who}_rss") for one in moments) / 1024
+    alone = longest(moments)
+    checks = alone[-1].checks - alone[0].checks
+    half = (moments[-1].checks - moments[0].checks) / 2
+    report.row("checks of the probe that lived longest", f"{checks:,.0f}", f">= {half:,.0f}", checks >= half)
+    for who, ones in (("parent", moments), ("probe", alone)):
+        slope = trend([(one.checks / 1000, float(getattr(one, f"{who}_rss"))) for one in ones])
+        level = statistics.median(getattr(one, f"{who}_rss") for one in ones) / 1024
         report.row(f"RSS of the {who}, median", f"{level:.1f} MiB")
         report.row("  growth in 1000 checks", f"{slope.shown('+.2f')} KiB", f"<= {GROWTH:g} KiB", slope.high <= GROWTH)
     for what in ("descriptors", "threads"):
-        for who in ("parent", "probe"):
-            first, last = ends([getattr(one, f"{who}_{what}") for one in moments])
+        for who, ones in (("parent", moments), ("probe", alone)):
+            first, last = ends([getattr(one, f"{who}_{what}") for one in ones])
             report.row(f"{what} of the {who}, at both ends", f"{first}, {last}", "no more", last <= first)
+    report.row("stretches that were compared", f"{len(paces)} of {PAIRS}", f">= {PAIRS // 2}", len(paces) >= PAIRS // 2)
     for what, taken in (("a check takes", "duration"), ("its processor time", "processor")):
         times = [(getattr(old, taken), getattr(young, taken)) for old, young in paces]
         report.row(f"{what}, median of the old daemon", f"{1e3 * statistics.median(old for old, _ in times):.2f} ms")
@@ -146,8 +149,7 @@ def trend(points: Sequence[tuple[float, float]]) -> Summary:
     slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(places, 2) if b[0] > a[0])
     reach = 1.96 * math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     low = max(0, math.floor((len(slopes) - reach) / 2))
-    high = min(len(slopes) - 1, math.ceil((len(slopes) + reach) / 2))
-    return Summary(statistics.median(slopes), slopes[low], slopes[high])
+    return Summary(statistics.median(slopes), slopes[low], slopes[-1 - low])
 
 
 def ends(counts: Sequence[int]) -> tuple[int, int]:
@@ -160,18 +162,24 @@ def ends(counts: Sequence[int]) -> tuple[int, int]:
 
 
 class Daemon(NamedTuple):
-    """A daemon that runs: its process id, the address of its metrics, and its state."""
+    """A daemon that runs: its process, the address of its metrics, and its state."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     url: str
     state: Path
 
 
 def endure(daemon: Daemon, checks: int) -> list[Moment]:
-    """Wait for so many checks; what the daemon was like each second."""
+    """Wait for so many checks; what the daemon was like each second. Raises ``RuntimeError`` if it checks no more."""
     moments: list[Moment] = []
+    most, moved = 0.0, time.monotonic()
     while not moments or moments[-1].checks < checks:
         time.sleep(1 if checks > 1000 else 0.1)
+        _alive(daemon)
+        if moments and moments[-1].checks > most:
+            most, moved = moments[-1].checks, time.monotonic()
+        elif time.monotonic() > moved + FIRST_CHECK:
+            raise RuntimeError(f"no check in {FIRST_CHECK:g} s")
         # While a probe is renewed, and a study or a comparison is made, there is none or more than one.
         with contextlib.suppress(OSError, LookupError, ValueError):
             moments.append(_moment(daemon))
@@ -179,26 +187,36 @@ def endure(daemon: Daemon, checks: int) -> list[Moment]:
 
 
 def compare(old: Daemon, young: Daemon) -> list[tuple[Pace, Pace]]:
-    """The paces of both in the same stretches of time, once the young one has settled."""
-    while _scraped(young.url).get("checks_total", 0) < YOUNG:
-        time.sleep(0.1)
+    """The paces of both in the same stretches of time, once the young one has settled.
+
+    A stretch in which one of them was not asked or made no check, as while a probe is renewed, is left out.
+    """
+    endure(young, YOUNG)
     paces = []
     for _ in range(PAIRS):
         before = _spent(old), _spent(young)
         time.sleep(PAIR)
         after = _spent(old), _spent(young)
-        paces.append((_pace(before[0], after[0]), _pace(before[1], after[1])))
+        pair = _pace(before[0], after[0]), _pace(before[1], after[1])
+        if pair[0] and pair[1]:
+            paces.append((pair[0], pair[1]))
     return paces
+
+
+def _alive(daemon: Daemon) -> None:
+    if daemon.process.poll() is not None:
+        raise RuntimeError(f"the daemon has ended with {daemon.process.returncode}")
 
 
 def _spent(daemon: Daemon) -> tuple[float, float, float]:
     """Checks, seconds by the clock, and seconds of processor time so far."""
-    return _scraped(daemon.url)["checks_total"], time.monotonic(), cpu_seconds(daemon.pid)
+    _alive(daemon)
+    return _scraped(daemon.url).get("checks_total", math.nan), time.monotonic(), cpu_seconds(daemon.process.pid)
 
 
-def _pace(before: tuple[float, float, float], after: tuple[float, float, float]) -> Pace:
+def _pace(before: tuple[float, float, float], after: tuple[float, float, float]) -> Pace | None:
     checks = after[0] - before[0]
-    return Pace((after[1] - before[1]) / checks, (after[2] - before[2]) / checks)
+    return Pace((after[1] - before[1]) / checks, (after[2] - before[2]) / checks) if checks > 0 else None
 
 
 def longest(moments: Sequence[Moment]) -> list[Moment]:
@@ -229,14 +247,14 @@ def running(folder: Path) -> Iterator[Daemon]:
                 if daemon.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"no check in {FIRST_CHECK:g} s")
                 time.sleep(0.1)
-            yield Daemon(daemon.pid, url, folder / "state")
+            yield Daemon(daemon, url, folder / "state")
         finally:
-            daemon.send_signal(signal.SIGTERM)
+            end(daemon)
 
 
 def _moment(daemon: Daemon) -> Moment:
-    parent = daemon.pid
-    (probe,) = _children(parent)
+    parent = daemon.process.pid
+    (probe,) = children(parent)
     return Moment(
         checks=_scraped(daemon.url)["checks_total"],
         parent_rss=1024 * status(parent, "VmRSS"),
@@ -248,11 +266,6 @@ def _moment(daemon: Daemon) -> Moment:
         probe=probe,
         state=sum(file.stat().st_size for file in daemon.state.iterdir()) / 2**20,
     )
-
-
-def _children(parent: int) -> list[int]:
-    listings = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(pid) for listing in listings for pid in listing.read_text().split()]
 
 
 def _scraped(url: str) -> dict[str, float]:
