@@ -40,7 +40,7 @@ test: lint models ## all checks and tests but the slow ones (ARGS= for pytest)
 	$(DEV) -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not torch and not systemd' $(ARGS)
 
 .PHONY: test-slow
-test-slow: .venv-dev/.done models ## the tests that take more than half a minute each, then test-prometheus (ARGS= for pytest)
+test-slow: .venv-dev/.done .venv-supply/.done models ## the tests that take more than half a minute each, then test-prometheus (ARGS= for pytest)
 	$(DEV) -m pytest -m slow $(ARGS)
 	$(MAKE) --no-print-directory test-prometheus
 
@@ -121,13 +121,13 @@ licences: .venv-dev/.done ## write docs/licences.md anew: what is shipped, and u
 	$(DEV) -m tools.licences
 
 .PHONY: sbom
-sbom: .venv-supply/.done ## write dist/npumon-sbom.cdx.json: what is shipped, as CycloneDX
-	rm -rf build/shipped && $(PYTHON) -m venv --without-pip build/shipped
-	.venv-supply/bin/python -m pip --python build/shipped/bin/python install --quiet --require-hashes --only-binary=:all: \
-		-r requirements/run.txt
-	mkdir -p dist
+sbom: wheel .venv-supply/.done ## write dist/npumon-*.cdx.json: what a bundle ships, as CycloneDX (MACHINE=aarch64 BOARD_PYTHON=3.12)
+	@home=$$($(DEV) tools/bundle.py --machine $(MACHINE) --python $(BOARD_PYTHON)) && \
+	$(PYTHON) -m venv --without-pip build/shipped && \
+	echo "$$home/packages" >"$$(echo build/shipped/lib/python3.*)/site-packages/bundle.pth" && \
+	name="dist/$$(basename "$$home").cdx.json" && \
 	.venv-supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --validate \
-		-o dist/npumon-sbom.cdx.json build/shipped/bin/python
+		-o "$$name" build/shipped/bin/python && echo "$$name"
 
 .PHONY: advisories
 advisories: .venv-supply/.done ## ask PyPI for known vulnerabilities of what is shipped; no answer is a failure

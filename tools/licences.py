@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.message import Message
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -52,13 +52,15 @@ def pins(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def shipped() -> Iterator[Package]:
-    """Each pinned package. Raises :class:`SystemExit` if one is not installed or its terms are not known."""
+def shipped(folders: Sequence[str]) -> Iterator[Package]:
+    """Each pinned package, by what lies in ``folders``.
+
+    Raises :class:`SystemExit` if one is not installed or its terms are not known.
+    """
     for name, versions in pins(PINS.read_text()).items():
-        try:
-            installed = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            raise SystemExit(f"{name} is not installed here; run `make licences`") from None
+        installed = next(iter(metadata.distributions(name=name, path=list(folders))), None)
+        if installed is None:
+            raise SystemExit(f"{name} is not installed here; run `make licences`")
         licence = declared(cast("Message", installed.metadata))
         if unknown := set(re.split(r" AND | OR ", licence)) - PERMISSIVE:
             raise SystemExit(f"{name}: terms nobody has looked at: {', '.join(sorted(unknown))}; see {__file__}")
@@ -86,17 +88,18 @@ def terms(installed: metadata.Distribution) -> Iterator[str]:
             yield path.name
 
 
-def page() -> str:
-    """The whole page."""
+def page(folders: Sequence[str]) -> str:
+    """The whole page, from the packages installed in ``folders``."""
     rows = "".join(
         f"| {one.name} | {', '.join(one.versions)} | {one.licence} | {', '.join(sorted(one.files))} |\n"
-        for one in shipped()
+        for one in shipped(folders)
     )
     return f"""# Licences
 
 What `make install` and the bundle put on a board beside npumon itself (Apache-2.0), as pinned in
-`requirements/run.txt`. Written by `make licences` from the packages' own metadata; `make sbom` writes the same as a
-CycloneDX document.
+`requirements/run.txt` for every supported Python. Written by `make licences` from the packages' own metadata.
+`make sbom` lists the packages of one bundle, read from it, as a CycloneDX document: that of the default bundle, or of
+the one for `MACHINE=` and `BOARD_PYTHON=`.
 
 | package | version | licence | files that state terms |
 |---|---|---|---|
@@ -107,7 +110,7 @@ metadata's MIT is for the provider's own code. Two versions of a package: the ol
 
 
 def main(arguments: list[str]) -> int:
-    text = page()
+    text = page(sys.path)
     if arguments == ["--check"]:
         return 0 if PAGE.read_text() == text else 1
     PAGE.write_text(text)

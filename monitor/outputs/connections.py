@@ -31,6 +31,9 @@ IDLE_SECONDS: Final = 120.0
 RESPONSE_SECONDS: Final = 10.0
 """How long a client may take to read a response."""
 
+SEND_BYTES: Final = 128 * 1024
+"""How much of what a client does not read the kernel keeps, which doubles it; left alone it keeps megabytes of each."""
+
 BODY_SECONDS: Final = 5.0
 HEADER_BYTES: Final = 8 * 1024
 RECORD_BYTES: Final = 16 * 1024

@@ -130,6 +130,8 @@ class WebServer:
             family, _, _, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
             listener = socket.create_server(address[:2], family=family, backlog=connections.CONNECTIONS)
             listener.setblocking(False)
+            # Connections have it from their listener. What the kernel has taken counts as read, see _send.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, connections.SEND_BYTES)
             return listener
         except OSError as error:
             name = f"[{self.host}]" if ":" in self.host else self.host

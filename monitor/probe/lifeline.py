@@ -19,7 +19,8 @@ from monitor.wire import STRAYS
 LAST_WORD = 30.0
 """Seconds an inference may go on after the parent has gone: as long as a living parent waits for it."""
 LOCKED = 600.0
-"""Seconds that native code may hold the interpreter's lock; no thread in here notices anything meanwhile."""
+"""Seconds that native code may hold the interpreter's lock; no thread in here notices anything meanwhile, so that an
+orphan that hangs with it stays for as long."""
 EXPENDABLE = 1000
 """The probe's oom_score_adj: of all processes on the board the kernel is to take this one first."""
 

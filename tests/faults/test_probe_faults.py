@@ -6,7 +6,9 @@ where native code would commit it.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import tempfile
 import time
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from monitor.probe import lifeline
+from monitor.service.daemon import GRACE
 from monitor.service.scratch import PREFIX, scratch
 from tests.e2e.running import exists, running, wait_until
 from tests.faults.faulty import SOUND, Faulty, faulty, watched
@@ -49,6 +53,9 @@ CASES = (
 )
 
 
+MEMORY, NOTICED = 600, 600 + 1280
+"""MiB that a probe may take, and by which the daemon has seen that one takes more: the fault takes 640 at most in the
+half second between two looks, and would go on to 4096."""
 QUICK = frozenset({"segfault", "hang_locked", "garbage", "grow", "orphan"})
 """One of each kind of fault; the others' models would take the daemon a minute to start with."""
 
@@ -62,7 +69,7 @@ def marks(case: Case) -> Sequence[pytest.MarkDecorator]:
 def ward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, good: Path) -> Iterator[Faulty]:
     """One daemon with a model for each fault, since an incident that comes back is cleared later and later."""
     chosen = [case.fault for item in request.session.items if (case := case_of(item))]
-    names = {name: watched(good) for name in [*chosen, "stays", SOUND]}
+    names = {name: watched(good, memory=MEMORY) for name in [*chosen, "stays", SOUND]}
     patient = watched(good, timeout="60s")  # draining a gigabyte takes a busy machine some seconds
     with faulty(tmp_path_factory.mktemp("ward"), {**names, "gigabyte": patient}) as sick:
         yield sick
@@ -85,6 +92,8 @@ def test_a_fault_is_one_failed_check_that_is_told_and_recovered_from(ward: Fault
     failed = ward.event("check_failed", name)
     assert failed["error"]["reason"] == case.reason
     assert failed["error"]["detail"].startswith(case.words)
+    if case.fault == "grow":
+        assert MEMORY < taken(failed["error"]["detail"]) < NOTICED
     assert failed["error"].get("mend", "").startswith(case.mend)
     recovered = ward.event("check_recovered", name)
     assert recovered["id"] == failed["id"]
@@ -97,6 +106,13 @@ def test_a_fault_is_one_failed_check_that_is_told_and_recovered_from(ward: Fault
     assert len(ward.daemon.told("check_failed", name)) == 1
     assert ward.daemon.metric("verdict", model=name, state="healthy") == 1
     assert not [pid for pid in session_members(probes - after) if exists(pid)]
+
+
+def taken(detail: str) -> int:
+    """MiB that a probe had when it was ended for them."""
+    found = re.fullmatch(rf"the probe was ended: it took (\d+) MiB of memory, {MEMORY} MiB are allowed", detail)
+    assert found
+    return int(found[1])
 
 
 def session_members(leaders: set[int]) -> list[int]:
@@ -131,15 +147,27 @@ def resident(pid: int) -> int:
 
 @pytest.mark.slow
 def test_a_fault_that_stays_is_told_once_and_tried_less_and_less_often(ward: Faulty) -> None:
-    """Three failures of one kind are one event; when the fault goes, the next try recovers and tells that once."""
+    """Failures of one kind are one event, each followed by twice the rest; the first success is told as recovery."""
     ward.commit("stays", "segfault", "Replay", stays=True)
-    wait_until(lambda: ward.failures("stays") == {CRASHED: 3.0}, "three failures")
+    spans = [span_of_failure(ward, "stays", count) for count in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    rests = [begun - ended for (_, ended), (begun, _) in itertools.pairwise(spans)]
+    assert all(rest > least - 0.1 for rest, least in zip(rests, (1, 2, 4, 8), strict=True)), rests
     ward.answers()
     assert len(ward.daemon.told("check_failed", "stays")) == 1
     ward.mend("stays")
     recovered = ward.event("check_recovered", "stays")
     assert recovered["id"] == ward.daemon.told("check_failed", "stays")[0]["id"]
     assert len(ward.daemon.told("check_failed", "stays")) == 1
+
+
+def span_of_failure(ward: Faulty, name: str, count: float) -> tuple[float, float]:
+    """When the ``count``-th check of a model that failed began and ended, in seconds."""
+    wait_until(lambda: ward.failures(name) == {CRASHED: count}, f"failure {count:g}")
+    ended = ward.daemon.metric("last_check_timestamp_seconds", model=name)
+    lasted = ward.daemon.metric("last_check_duration_seconds", model=name)
+    assert ended is not None
+    assert lasted is not None
+    return ended - lasted, ended
 
 
 @pytest.mark.slow
@@ -159,10 +187,18 @@ def test_a_hang_in_session_creation_ends_at_its_time_limit(tmp_path: Path, good:
         assert sick.failures(SOUND) == {}
 
 
-@pytest.mark.parametrize("fault", [pytest.param("hang", marks=pytest.mark.slow), "hang_locked"])
-def test_a_probe_that_hangs_does_not_outlive_a_daemon_that_was_killed(tmp_path: Path, good: Path, fault: str) -> None:
-    """Where none of its threads ever runs again, the kernel's timer ends it; the next daemon removes what it left."""
-    with faulty(tmp_path, {"lost": watched(good, timeout="60s")}, NPUMON_TEST_PATIENCE="4") as sick:
+@pytest.mark.parametrize(
+    ("fault", "bound"), [pytest.param("hang", "LAST_WORD", marks=pytest.mark.slow), ("hang_locked", "LOCKED")]
+)
+def test_a_probe_that_hangs_does_not_outlive_a_daemon_that_was_killed(
+    tmp_path: Path, good: Path, fault: str, bound: str
+) -> None:
+    """The kernel's timer ends it: after the daemon's own patience, or after far more where no thread of it runs again.
+
+    Only the bound that is to end it is made short; the next daemon removes what it left.
+    """
+    assert (lifeline.LAST_WORD, lifeline.LOCKED) == (GRACE, 20 * GRACE)
+    with faulty(tmp_path, {"lost": watched(good, timeout="60s")}, **{f"NPUMON_TEST_{bound}": "4"}) as sick:
         (pid,) = sick.daemon.children()
         sick.commit("lost", fault)
         wait_until(lambda: not (sick.faults / "lost").exists(), "the probe hangs")

@@ -133,13 +133,17 @@ def test_what_a_doorman_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert len(guard._wrong) <= doorman.REMEMBERED
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), max_size=60))
-def test_a_budget_spends_no_more_than_its_share(steps: list[tuple[float, float]]) -> None:
+@given(
+    st.sampled_from([(doorman.CLIENT_SHARE, doorman.CLIENT_BURST), (doorman.ALL_SHARE, doorman.ALL_BURST)]),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), max_size=60),
+)
+def test_a_budget_spends_no_more_than_its_share(allowed: tuple[float, float], steps: list[tuple[float, float]]) -> None:
     """Whenever something is asked for: no more is spent than the burst, the share of the time, and one computation."""
-    budget, now, spent = Budget(0.02, 2.0, 0.0), 0.0, 0.0
+    share, burst = allowed
+    budget, now, spent = Budget(share, burst, 0.0), 0.0, 0.0
     for pause, cost in steps:
         now += pause
         if budget.wait(now) == 0:
             budget.spend(cost)
             spent += cost
-        assert spent <= 2.0 + 0.02 * now + 2.0 + 1e-9
+        assert spent <= burst + share * now + 2.0 + 1e-9

@@ -6,6 +6,7 @@ arranged here as far as this user may do so: root's container may lack the capab
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -13,13 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 from monitor import wire
 from monitor.probe import demo_model
 from monitor.probe.priority import BEHIND, _ioprio
-from monitor.records import Replays
 from monitor.service.handle import PROBE, ProbeHandle
 from tests import models
 from tests.probing import TIMEOUT, spec
@@ -79,25 +80,42 @@ def priorities(pid: int) -> dict[int, tuple[int, int | None]]:
     return found
 
 
-def seen_while_timing(handle: ProbeHandle) -> list[dict[int, tuple[int, int | None]]]:
-    """The threads' priorities again and again, from the first look to the last that a replay ran for sure."""
-    answers: list[Replays] = []
-    asking = threading.Thread(
-        target=lambda: answers.append(handle.request(wire.Replay(4, 1, TIMEOUT), TIMEOUT)), daemon=True
-    )
+Looks = list[dict[int, tuple[int, int | None]]]
+
+
+def seen_during(handle: ProbeHandle, request: wire.Request) -> tuple[Any, Looks]:
+    """The answer to ``request``, and the threads' priorities again and again until it came."""
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(handle.request(request, TIMEOUT)), daemon=True)
     looks = []
     asking.start()
     while asking.is_alive():
         looks.append(priorities(handle.pid))
         time.sleep(0.02)
     asking.join()
-    assert len(answers[0].seconds) == 4
+    assert answers, "refused"
+    return answers[0], looks
+
+
+def seen_while_timing(handle: ProbeHandle) -> Looks:
+    """The threads' priorities, from the first look to the last that a replay ran for sure."""
+    replays, looks = seen_during(handle, wire.Replay(4, 1, TIMEOUT))
+    assert len(replays.seconds) == 4
     return looks
 
 
-def middle(looks: list[dict[int, tuple[int, int | None]]]) -> list[dict[int, tuple[int, int | None]]]:
+def middle(looks: Looks) -> Looks:
     """The looks well inside: five inferences of half a second lie around them."""
     return looks[len(looks) // 4 : 3 * len(looks) // 4]
+
+
+def places(looks: Looks) -> list[str]:
+    """Where all threads stood together, one place after the other; looks while they are being moved are left out."""
+    own = os.getpriority(os.PRIO_PROCESS, 0), _ioprio(0)
+    names = {frozenset({own}): "own", frozenset({(BEHIND, IDLE)}): "behind"}
+    found = [names.get(frozenset(look.values()), "") for look in looks]
+    assert found.count("") < len(found) / 4
+    return [name for name, _ in itertools.groupby(filter(None, found))]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +140,58 @@ def test_timed_sections_have_the_first_priority_and_nothing_else_has(slow: Path,
         assert set(priorities(handle.pid).values()) == {(BEHIND, IDLE)}
 
 
+class Audited(NamedTuple):
+    """What an audit left for a comparison, and what was seen of its probe."""
+
+    folder: Path
+    creating: Looks
+    auditing: Looks
+
+
+@pytest.fixture(scope="module")
+def audited(slow: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
+    """A probe that has made a session and audited it."""
+    folder = tmp_path_factory.mktemp("outputs")
+    handle = ProbeHandle()
+    try:
+        _, creating = seen_during(handle, wire.Open(spec(slow, session=POOL), 1))
+        creating.append(priorities(handle.pid))
+        profile, auditing = seen_during(handle, wire.Audit(2, TIMEOUT, str(folder)))
+        auditing.append(priorities(handle.pid))
+        assert len(profile.runs) == 2
+        return Audited(folder, creating, auditing)
+    finally:
+        handle.close()
+
+
+@favoured
+def test_a_session_is_created_behind_everybody(audited: Audited) -> None:
+    """So are the imports before it: from the moment when the request is read."""
+    assert places(audited.creating) in (["behind"], ["own", "behind"])
+    assert places(audited.creating[len(audited.creating) // 2 :]) == ["behind"]
+
+
+@favoured
+def test_an_audit_has_the_first_priority_for_its_inferences_only(audited: Audited) -> None:
+    """They are nearly all of it; the probe has stepped back by its end."""
+    assert places(middle(audited.auditing))[0] == "own"
+    assert places(audited.auditing)[-2:] == ["own", "behind"]
+
+
+@favoured
+def test_a_deep_profile_has_the_first_priority_for_its_inferences_only(slow: Path) -> None:
+    """Its session is made behind everybody; then come its inferences; then the accelerator's profile is read."""
+    handle = ProbeHandle()
+    try:
+        reading, looks = seen_during(handle, wire.Deepen(spec(slow, session=POOL), 2, TIMEOUT))
+        assert reading.runs == 2
+        seen = places([*looks, priorities(handle.pid)])
+        assert seen[-3:] == ["behind", "own", "behind"]
+        assert seen[:-3] in ([], ["own"])  # until the request is read
+    finally:
+        handle.close()
+
+
 @droppable
 def test_a_probe_that_cannot_come_back_keeps_its_niceness(slow: Path) -> None:
     """Without RLIMIT_NICE and capability nothing is niced, since it would stay so; the I/O priority needs neither."""
@@ -133,17 +203,16 @@ def test_a_probe_that_cannot_come_back_keeps_its_niceness(slow: Path) -> None:
         assert set(priorities(handle.pid).values()) == {(own, IDLE)}
 
 
-def test_a_study_is_made_behind_everybody(slow: Path) -> None:
-    """A process that times nothing steps back for good, whether it could come forward again or not."""
+@pytest.mark.parametrize("kind", ["study", "comparison"])
+def test_what_times_nothing_is_made_behind_everybody(slow: Path, audited: Audited, kind: str) -> None:
+    """Such a process steps back for good, whether it could come forward again or not."""
+    described = spec(slow, session=POOL)
+    request = (
+        wire.MakeStudy(described, 2) if kind == "study" else wire.Compare(described, str(audited.folder), 2**32, 0.1)
+    )
     handle = ProbeHandle()
-    looks = []
     try:
-        request = wire.MakeStudy(spec(slow, session=POOL), 2)
-        asking = threading.Thread(target=handle.request, args=(request, TIMEOUT), daemon=True)
-        asking.start()
-        while asking.is_alive():
-            looks.append(priorities(handle.pid))
-            time.sleep(0.02)
+        _, looks = seen_during(handle, request)
         assert {value for look in looks[len(looks) // 2 :] for value in look.values()} == {(BEHIND, IDLE)}
         assert set(priorities(handle.pid).values()) == {(BEHIND, IDLE)}
     finally:

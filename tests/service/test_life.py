@@ -10,19 +10,23 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from monitor import wire
 from monitor.config import Model
 from monitor.probe import demo_model
-from monitor.records import Failure
+from monitor.records import Failure, Fault, SessionFacts, Study
 from monitor.service import handle, life, process
 from monitor.service.check import Checker
 from monitor.service.handle import ProbeHandle
 from monitor.service.identity import sha256_of, spec_of
 from monitor.service.life import Keeper
+from monitor.service.schedule import Backoff
 from monitor.service.studies import Memory
 from tests import models
 from tests.e2e.running import INSIDE_PROBES, ROOT, children, wait_until
@@ -113,6 +117,101 @@ def test_a_study_that_fails_is_not_made_at_each_check(
         assert result.placement.npu_flops_ratio == 1
     finally:
         checks.close()
+
+
+class Clock:
+    """What ``life`` and its rests read instead of :mod:`time`, in seconds."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """The same until the test moves it."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock for keepers that are made from here on."""
+    clock = Clock()
+    monkeypatch.setattr(life, "time", clock)
+    monkeypatch.setattr(life, "Backoff", partial(Backoff, clock.monotonic))
+    return clock
+
+
+def test_a_study_that_fails_is_tried_again_after_ten_times_as_long_then_twice_that_up_to_six_hours(
+    good: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a second earlier, and not later; once it succeeds, the next failure is the first again."""
+    fault = "segfault"
+
+    def lasting(memory: int | None) -> ProbeHandle:
+        clock.now += 100
+        return ProbeHandle([sys.executable, str(FAKE), fault])
+
+    monkeypatch.setattr(life, "ProbeHandle", lasting)
+    steps: list[str] = []
+    model = Model("m", good)
+    keeper = Keeper(model, "qnn", math.inf, Memory(), None, steps.append, None)
+
+    def studied() -> bool:
+        before = len(steps)
+        keeper.study(spec_of(model, "qnn"))
+        return len(steps) > before
+
+    def rested(seconds: float) -> bool:
+        clock.now += seconds - 1
+        early = studied()
+        clock.now += 1
+        return not early and studied()
+
+    assert studied()
+    for seconds in (1000, 2000, 4000, 8000, 16000, 6 * 3600, 6 * 3600):
+        assert rested(seconds), seconds
+    clock.now += 6 * 3600
+    fault = "sound"
+    assert studied()
+    fault = "segfault"
+    assert studied()  # again, since what the other found out is of another model
+    assert rested(1000)
+
+
+def test_an_accelerator_that_is_down_is_looked_for_after_ten_seconds_then_twice_that_up_to_ten_minutes(
+    good: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session is kept for as long, whatever the audit's interval; once it comes up, the session stays."""
+    faults: tuple[Fault, ...] = (Fault("accelerator_unavailable", "the backend did not load"),)
+
+    class Opened(ProbeHandle):
+        def request(self, message: wire.Request, timeout: float) -> Any:
+            reply = super().request(message, timeout)
+            match reply:
+                case SessionFacts():
+                    return msgspec.structs.replace(reply, faults=faults)
+                case Study():
+                    return msgspec.structs.replace(reply, model_sha256=sha256_of(str(good)))
+                case _:
+                    return reply
+
+    monkeypatch.setattr(life, "ProbeHandle", lambda memory: Opened([sys.executable, str(FAKE), "sound"]))
+    keeper = Keeper(
+        Model("m", good, compare_outputs=False), "qnn", 24 * 3600.0, Memory(), None, lambda step: None, None
+    )
+    try:
+        probe = keeper.alive(lambda handle: None).handle
+        for seconds in (10, 20, 40, 80, 160, 320, 600, 600):
+            clock.now += seconds - 1
+            assert keeper.alive(lambda handle: None).handle is probe, seconds
+            clock.now += 1
+            renewed = keeper.alive(lambda handle: None).handle
+            assert renewed is not probe, seconds
+            probe = renewed
+        faults = ()
+        clock.now += 600
+        probe = keeper.alive(lambda handle: None).handle
+        clock.now += 24 * 3600 - 1
+        assert keeper.alive(lambda handle: None).handle is probe
+    finally:
+        keeper.close(5.0)
 
 
 def test_a_study_is_kept_under_the_model_that_it_is_of(tmp_path: Path) -> None:

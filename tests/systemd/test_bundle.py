@@ -14,13 +14,17 @@ import pytest
 
 from monitor import __version__
 from tools import bundle as bundles
+from tools import licences
 
 ROOT = Path(__file__).parents[2]
 AARCH64, X86_64 = 183, 62  # e_machine, elf(5)
 
 
 def test_a_bundle_has_the_boards_binaries_at_the_pinned_versions(wheel: Path, tmp_path: Path) -> None:
-    """Made on another machine with another Python, it has aarch64 libraries for CPython 3.12 and nothing to resolve."""
+    """Made on another machine with another Python, it has aarch64 libraries for CPython 3.12 and nothing to resolve.
+
+    The terms that its packages state are those of docs/licences.md, which was written from another Python's.
+    """
     home = bundles.bundle(wheel, "aarch64", "3.12", tmp_path)
     packages = home / "packages"
     assert home.name == f"{wheel.name.split('-py3')[0]}-aarch64-py3.12"
@@ -33,6 +37,7 @@ def test_a_bundle_has_the_boards_binaries_at_the_pinned_versions(wheel: Path, tm
     infos = {tuple(path.name.removesuffix(".dist-info").split("-")) for path in packages.glob("*.dist-info")}
     assert {(name.replace("-", "_"), version) for name, version in wanted} < infos
     assert {name for name, _ in infos} - {name.replace("-", "_") for name, _ in wanted} == {"npumon"}
+    assert licences.page([str(packages)]) == licences.PAGE.read_text()
     for name in ("install.sh", "npumon.service", "npumon.toml"):
         assert (home / name).read_bytes() == (ROOT / "systemd" / name).read_bytes()
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import checkout
 from tests.systemd.board import ETC, UNIT, Board
-from tests.systemd.container import booted
+from tests.systemd.container import Done, booted
 
 pytestmark = pytest.mark.systemd
 HOME = "opt/npumon/lib/npumon"
@@ -21,6 +26,25 @@ def board(clean: Board) -> Iterator[Board]:
     """A board without npumon."""
     yield clean
     clean.installer("uninstall", PURGE="1")
+
+
+Make = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def make(clean: Board) -> Make:
+    """Runs `make` in a checkout on the board, /opt/checkout, with the tests' environment, which lies on it too.
+
+    No index is within reach there: uv has the packages from when it made the bundle.
+    """
+    checkout.copied(clean.root / "opt/checkout")
+    cache = subprocess.run([sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True, check=True)
+    offline = {"UV_OFFLINE": "1", "UV_CACHE_DIR": cache.stdout.strip()}
+
+    def run(target: str, **variables: str) -> Done:
+        return clean.container.run(*checkout.command(Path("/opt/checkout"), target, **variables), **offline, GZIP="-1")
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +91,17 @@ def refused(board: Board, action: str = "install", bundle: str = "bundle", **mor
 # ---------------------------------------------------------------------------------------------- a clean board
 
 
-def test_install_use_and_remove(board: Board, selu: Path) -> None:
+def test_install_use_and_remove(board: Board, make: Make, selu: Path) -> None:
     """What the README says works, in its order; configuration and state stay at the end, and go with PURGE=1."""
-    said = board.install()
+    python = board.container.must(PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    made = make("bundle", MACHINE=os.uname().machine, BOARD_PYTHON=python)
+    assert made.returncode == 0, made.stderr
+    (lines,) = re.findall(
+        r"^board# (tar .*)\n^board# (sh .*)\n", (checkout.ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    copied = "mkdir /opt/home && cd /opt/home && mv /opt/checkout/dist/npumon-*.tar.gz ."
+    said = board.container.must("sh", "-c", " && ".join([copied, *lines]))
+    assert not list((board.root / "opt/home").iterdir())
     assert "systemctl enable --now npumon" in said
     assert board.container.run("systemctl", "is-active", "npumon").stdout == "inactive\n"
     assert (board.root / ETC / "npumon.toml").read_text() == (board.root / ETC / "npumon.toml.example").read_text()
@@ -94,6 +126,19 @@ def test_install_use_and_remove(board: Board, selu: Path) -> None:
     assert done.stdout == "npumon was removed\n"
     for path in (*left.split(), f"/{UNIT}", "/etc/systemd/system/multi-user.target.wants/npumon.service"):
         assert not _there(board, path)
+
+
+def test_install_and_remove_from_a_checkout(board: Board, make: Make) -> None:
+    """`make install` installs for the machine itself, `make uninstall` takes it away, with their variables."""
+    done = make("install", PREFIX="/usr/local")
+    assert done.returncode == 0, done.stderr
+    assert "is in /usr/local; its configuration is " in done.stdout
+    assert board.container.must("npumon", "--version").startswith("npumon, version ")
+    done = make("uninstall", PREFIX="/usr/local")
+    assert done.stdout == f"npumon was removed; left: /{ETC} (PURGE=1 removes them too)\n"
+    assert not _there(board, "/usr/local/bin/npumon")
+    assert make("uninstall", PURGE="1").stdout == "npumon was removed\n"
+    assert not _there(board, f"/{ETC}")
 
 
 def _there(board: Board, path: str) -> bool:

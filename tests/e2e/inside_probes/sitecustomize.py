@@ -27,10 +27,12 @@ if "monitor.probe" in sys.orig_argv:
 
     os._exit = note_and_leave  # type: ignore[assignment]
 
-    if patience := os.environ.get("NPUMON_TEST_PATIENCE"):
-        from monitor.probe import lifeline
+    # One at a time, so that a test sees which of the two bounds has ended its probe.
+    for bound in ("LAST_WORD", "LOCKED"):
+        if seconds := os.environ.get(f"NPUMON_TEST_{bound}"):
+            from monitor.probe import lifeline
 
-        lifeline.LAST_WORD = lifeline.LOCKED = float(patience)
+            setattr(lifeline, bound, float(seconds))
 
     if faults := os.environ.get("NPUMON_TEST_FAULTS"):
         # a folder beside this one, on the path in the tests' checkout only
