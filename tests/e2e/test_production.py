@@ -36,7 +36,7 @@ def told(daemon: Running, event: str) -> Line:
     def lines() -> list[Line]:
         return [line for line in daemon.told(event, "m") if line["cause"] == "production_differs"]
 
-    wait_until(lambda: bool(lines()), f"{event} of the application's calls")
+    wait_until(lambda: bool(lines()), f"{event} of the application's calls", 180)
     (line,) = lines()
     return line
 
