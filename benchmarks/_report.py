@@ -141,11 +141,11 @@ def children(pid: int) -> list[int]:
 def end_on_signals() -> None:
     """Have SIGTERM and SIGHUP end this process as an exception does, so that it ends what it has started."""
 
-    def end(number: int, frame: object) -> NoReturn:
+    def leave(number: int, frame: object) -> NoReturn:
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+        signal.signal(number, leave)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -154,5 +154,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
-        for pid in (*children(process.pid), process.pid):
-            os.kill(pid, signal.SIGKILL)
+        for pid in children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.kill()

@@ -15,8 +15,8 @@ Baseline: the tenths of a second without npumon, in the same 10 s. The noise: ev
 The 99th percentiles are those of windows of 10 s, with npumon and without. Of the windows' ratios the Hodges-Lehmann
 estimate is taken with Wilcoxon's 95 % interval (Hollander, Wolfe and Chicken, Nonparametric Statistical Methods, 3.2,
 3.4), of those with a check and of those without one, and both are put together as they occur, one to eleven; a longer
-window would only be more lenient with a check. What happens less than once in some windows does not show in that: a
-probe that is renewed, an audit in six hours. A round in which the probe was renewed is left out.
+window would only be more lenient with a check. What happens in few windows does not show in that, as an audit every six
+hours does not. A round in which the probe was renewed is left out.
 Budget: the 99th percentile rises by at most 2 %, with all of its interval. It decides nothing, and counts as missed, if
 half of the interval or the noise is beyond the budget: the machine is then too busy, or --rounds too small.
 """
